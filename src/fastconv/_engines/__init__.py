@@ -1,0 +1,59 @@
+"""The engines, most special first, and the choice among them.
+
+An engine is a module with `NAME`, `unsupported_reason(geometry, dtype) -> str | None` and
+
+- `forward(geometry, x, w, b, out, workers)`: overwrites out;
+- `backward_x(geometry, dout, w, b, dx, workers)`: overwrites dx;
+- `backward_w(geometry, x, dout, dw, workers)`: adds to dw;
+- `backward_b(dout, db, workers)`: adds to db.
+
+Inputs may be of any layout, byte order and floating type; what is written is native, without
+overlaps, of the dtype that the call computes in.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastconv._engines import caffe
+from fastconv._geometry import Geometry
+from fastconv._validation import show
+
+ENGINES: tuple[ModuleType, ...] = (caffe,)
+
+
+def engines() -> tuple[str, ...]:
+    """Name the engines on this machine, in the order in which ``engine="auto"`` asks them.
+
+    Returns
+    -------
+    tuple of str
+        Each is a value for the parameter `engine`; the last one serves every call.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> fastconv.engines()
+    ('caffe',)
+    """
+    return tuple(engine.NAME for engine in ENGINES)
+
+
+def select_engine(name: object, geometry: Geometry, dtype: np.dtype[Any]) -> ModuleType:
+    """The engine of that name, or for "auto" the first that serves.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or it cannot serve this call; it then gives its reason.
+    """
+    if not isinstance(name, str) or name not in ("auto", *engines()):
+        raise ValueError(f"engine: expected 'auto' or one of {engines()}, got {show(name)}")
+    if name == "auto":
+        return next(engine for engine in ENGINES if not engine.unsupported_reason(geometry, dtype))
+    chosen = next(engine for engine in ENGINES if name == engine.NAME)
+    reason = chosen.unsupported_reason(geometry, dtype)
+    if reason:
+        raise ValueError(f"engine {name!r} cannot serve this call: {reason}")
+    return chosen

@@ -1,0 +1,39 @@
+"""The two layouts, NCHW and NHWC: views that bring either to channels-first, and shapes back.
+
+::
+
+    NCHW   x (N, C, *S)    w (F, C/group, *K)
+    NHWC   x (N, *S, C)    w (*K, C/group, F)
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastconv._validation import Array, show
+
+
+def check_layout(layout: Any) -> None:
+    """Raise ValueError unless the layout is one of the two."""
+    if not isinstance(layout, str) or layout not in ("NCHW", "NHWC"):
+        raise ValueError(f"layout: expected 'NCHW' or 'NHWC', got {show(layout)}")
+
+
+def channels_first(x: Array, layout: str) -> Array:
+    """View x as (N, C, *S); what has too few axes is left for the geometry to refuse."""
+    return np.moveaxis(x, -1, 1) if layout == "NHWC" and x.ndim > 2 else x
+
+
+def filters_first(w: Array, layout: str) -> Array:
+    """View w as (F, C/group, *K)."""
+    return np.moveaxis(w, (-1, -2), (0, 1)) if layout == "NHWC" and w.ndim > 2 else w
+
+
+def x_shape_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Bring the shape (N, C, *S) to a layout."""
+    return (shape[0], *shape[2:], shape[1]) if layout == "NHWC" else shape
+
+
+def w_shape_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Bring the shape (F, C/group, *K) to a layout."""
+    return (*shape[2:], shape[1], shape[0]) if layout == "NHWC" else shape

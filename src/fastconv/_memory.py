@@ -1,0 +1,161 @@
+"""Arrays that results are written to, and arrays as kernels can read them.
+
+Kernels read any strides but only aligned elements in native byte order, and write arrays whose
+elements do not overlap. What a caller hands in need not be so: it is then worked on as a copy.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastconv._validation import Array, check_target
+
+
+def allocate(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, zero: bool = False
+) -> Array:
+    """A new array; MemoryError names it and its size in bytes."""
+    try:
+        return np.zeros(shape, dtype) if zero else np.empty(shape, dtype)
+    except MemoryError:
+        size = math.prod(shape) * dtype.itemsize
+        raise MemoryError(f"{name}: no memory for {size} bytes, shape {shape}, {dtype}") from None
+
+
+def is_native(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether a kernel can read the array in place: dtype, byte order, alignment, whole strides."""
+    if array.dtype != dtype or not array.flags.aligned:
+        return False
+    if dtype.alignment == dtype.itemsize:  # then aligned strides are whole
+        return True
+    return all(step % dtype.itemsize == 0 for step in array.strides)
+
+
+def as_native(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array itself where a kernel can read it in place, else a C-contiguous copy."""
+    return array if is_native(array, dtype) else _copy(array, dtype)
+
+
+def as_contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array itself where it is native and C-contiguous, else a copy that is."""
+    return array if array.flags.c_contiguous and is_native(array, dtype) else _copy(array, dtype)
+
+
+def apart(array: Array, other: Array) -> Array:
+    """The array itself, or a copy where it may share memory with the other.
+
+    `np.matmul` takes another routine (syrk) for a matrix and its own transpose, which rounds
+    otherwise than the product of two equal matrices.
+    """
+    return _copy(array, array.dtype) if np.may_share_memory(array, other) else array
+
+
+def _copy(array: Array, dtype: np.dtype[Any]) -> Array:
+    copy = allocate("a copy of an array", array.shape, dtype)
+    np.copyto(copy, array)
+    return copy
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An array that is read a few samples at a time, as kernels can read it.
+
+    The room for copies is made beforehand: a call that finds no memory has then written nothing.
+    """
+
+    array: Array
+    room: Array | None
+
+    def __getitem__(self, part: slice) -> Array:
+        samples = self.array[part]
+        if self.room is None:
+            return samples
+        copy = self.room[: len(samples)]
+        np.copyto(copy, samples)
+        return copy
+
+
+def staged(array: Array, dtype: np.dtype[Any], samples: int, *, contiguous: bool = False) -> Staged:
+    """Stage an array that will be read at most so many samples at a time."""
+    first = array[:samples]
+    in_place = is_native(first, dtype) and (first.flags.c_contiguous or not contiguous)
+    return Staged(array, None if in_place else allocate("a copy of samples", first.shape, dtype))
+
+
+def parts(size: int, step: int) -> Iterator[slice]:
+    """Cut range(size) into slices of `step`."""
+    for first in range(0, size, step):
+        yield slice(first, min(first + step, size))
+
+
+def overlaps_itself(array: Array) -> bool:
+    """Whether two elements may share memory; false only where strides prove that none do."""
+    extent = array.itemsize
+    for step, size in sorted(
+        (abs(step), size) for step, size in zip(array.strides, array.shape, strict=True) if size > 1
+    ):
+        if step < extent:
+            return True
+        extent = step * (size - 1) + extent
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An array that a result goes to.
+
+    Attributes
+    ----------
+    work : ndarray
+        What the layers below write: native, no two elements in the same place. It is `result`
+        itself wherever possible.
+    result : ndarray
+        What the caller gets: the array that was handed in, if one was.
+    """
+
+    work: Array
+    result: Array
+
+    def finish(self) -> Array:
+        """Bring the result from `work` to `result`, where they differ, and return it."""
+        plain = np.asarray(self.result)  # a subclass may have a copyto of its own
+        if not np.may_share_memory(self.work, plain):
+            np.copyto(plain, self.work)
+        return self.result
+
+
+def as_target(
+    name: str,
+    given: Array | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    inputs: tuple[Array | None, ...],
+    *,
+    accumulate: bool = False,
+    contiguous: bool = False,
+) -> Target:
+    """The target for a result, from the caller's array or, where that is None, a new one.
+
+    A caller's array that overlaps an input, overlaps itself or is not native, or not C-contiguous
+    where that is needed, gets a temporary. With `accumulate` the target starts from what the
+    caller's array holds, or zeros.
+    """
+    if given is None:
+        new = allocate(name, shape, dtype, zero=accumulate)
+        return Target(new, new)
+    check_target(name, given, shape, dtype)
+    plain = np.asarray(given)
+    if (
+        is_native(plain, dtype)
+        and (plain.flags.c_contiguous or not contiguous)
+        and not overlaps_itself(plain)
+        and not any(np.may_share_memory(plain, array) for array in inputs if array is not None)
+    ):
+        return Target(plain, given)
+    work = allocate(name, shape, dtype)
+    if accumulate:
+        np.copyto(work, plain)
+    return Target(work, given)

@@ -1,0 +1,245 @@
+"""Convolution of any rank, forward and backward."""
+
+from fastconv._calls import Cache, begin_backward
+from fastconv._engines import select_engine
+from fastconv._geometry import conv_geometry
+from fastconv._layout import channels_first, check_layout, filters_first, x_shape_in
+from fastconv._memory import as_target
+from fastconv._validation import (
+    DILATION,
+    GROUP,
+    PAD,
+    STRIDE,
+    Array,
+    ArrayLike,
+    ConvParam,
+    IntOrPerAxis,
+    Pad,
+    as_bias,
+    as_conv_params,
+    as_floating,
+    common_dtype,
+)
+from fastconv._workers import as_workers
+
+
+def conv_forward(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    conv_param: ConvParam | None = None,
+    *,
+    stride: IntOrPerAxis = STRIDE,
+    pad: Pad = PAD,
+    dilation: IntOrPerAxis = DILATION,
+    group: int = GROUP,
+    layout: str = "NCHW",
+    engine: str = "auto",
+    out: Array | None = None,
+    workers: int | None = None,
+) -> tuple[Array, Cache]:
+    """Convolve a batch with filters and keep what the backward pass needs.
+
+    ``out[n, f, o...] = b[f] + sum(x[n, c, o*stride - pad + k*dilation] * w[f, c, k...])`` over
+    the channels c of f's group and the kernel indices k, with zeros outside x. (Mathematically a
+    cross-correlation: the kernel is not flipped.) The rank, any from 1 up, is ``w.ndim - 2``.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, *S), or (N, *S, C) if the layout is NHWC
+        The images, float32 or float64. N may be 0.
+    w : array_like, (F, C/group, *K), or (*K, C/group, F) if the layout is NHWC
+        The filters.
+    b : array_like, (F,), optional
+        The bias.
+    conv_param : dict, optional
+        `stride`, `pad`, `dilation` and `group` as CS231n's course passes them; a name in it must
+        not also be given as a keyword.
+    stride : int or one an axis
+        Input cells from one output position to the next, at least 1.
+    pad : int, one an axis, (before, after) an axis, "same" or "valid"
+        Cells of zeros around the image, at least 0. "same" pads for an output of
+        ``ceil(S / stride)``, the odd cell at the end; "valid" is 0.
+    dilation : int or one an axis
+        Input cells from one kernel element to the next, at least 1.
+    group : int
+        Groups that C and F are split into; group g of the filters sees group g of the channels.
+    layout : {"NCHW", "NHWC"}
+        The order of axes of x, w and out (for any rank).
+    engine : str
+        "auto" or one of `engines()`.
+    out : ndarray, optional
+        Where to write the result; it may overlap the inputs.
+    workers : int, optional
+        Threads to use; by default `config()["workers"]`. The engine "caffe" uses one, and its
+        matrix product those of NumPy's BLAS.
+
+    Returns
+    -------
+    out : ndarray, (N, F, *O), or (N, *O, F)
+        ``O = (S + pad before + pad after - dilation*(K - 1) - 1) // stride + 1``; of the larger of
+        the arrays' types.
+    cache : object
+        For `conv_backward`. It refers to x, w and b, which must not be changed until then.
+
+    Raises
+    ------
+    TypeError
+        An array that is not float32 or float64 (nothing is cast silently) or is masked; a parameter
+        that is not an integer.
+    ValueError
+        Shapes or parameters that do not fit, a kernel larger than the padded input, sizes that are
+        too large, an engine that cannot serve the call.
+    MemoryError
+        No room for the result or the column matrix of one sample.
+
+    Notes
+    -----
+    After Jia et al., "Caffe: Convolutional Architecture for Fast Feature Embedding" (2014): a
+    column matrix and a matrix product for each sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x = np.arange(36.0).reshape(1, 1, 6, 6)
+    >>> w = np.arange(9.0).reshape(1, 1, 3, 3)
+    >>> out, cache = fastconv.conv_forward(x, w)
+    >>> out[0, 0]
+    array([[ 366.,  402.,  438.,  474.],
+           [ 582.,  618.,  654.,  690.],
+           [ 798.,  834.,  870.,  906.],
+           [1014., 1050., 1086., 1122.]])
+    """
+    params = as_conv_params(conv_param, stride=stride, pad=pad, dilation=dilation, group=group)
+    check_layout(layout)
+    images = channels_first(as_floating("x", x), layout)
+    weights = filters_first(as_floating("w", w), layout)
+    geometry = conv_geometry(images.shape, weights.shape, **params)
+    bias = as_bias(b, geometry.filters)
+    dtype = common_dtype(images, weights, bias)
+    serving = select_engine(engine, geometry, dtype)
+    threads = as_workers(workers)
+    shape = x_shape_in(layout, geometry.result_shape)
+    target = as_target("out", out, shape, dtype, (images, weights, bias))
+    work = channels_first(target.work, layout)
+    serving.forward(geometry, images, weights, bias, work, threads)
+    cache = Cache("conv", images, weights, bias, geometry, layout, engine, threads)
+    return target.finish(), cache
+
+
+def conv(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    conv_param: ConvParam | None = None,
+    *,
+    stride: IntOrPerAxis = STRIDE,
+    pad: Pad = PAD,
+    dilation: IntOrPerAxis = DILATION,
+    group: int = GROUP,
+    layout: str = "NCHW",
+    engine: str = "auto",
+    out: Array | None = None,
+    workers: int | None = None,
+) -> Array:
+    """Convolve a batch with filters: `conv_forward` without the cache.
+
+    Parameters, shapes and errors are those of `conv_forward`.
+
+    Returns
+    -------
+    out : ndarray, (N, F, *O), or (N, *O, F)
+        The result.
+
+    Examples
+    --------
+    A Sobel filter on one image:
+
+    >>> import numpy as np
+    >>> import fastconv
+    >>> image = np.array([[0.0, 0, 5, 5]] * 3)
+    >>> sobel = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    >>> fastconv.conv(image[None, None], sobel[None, None])
+    array([[[[20., 20.]]]])
+    """
+    result, _ = conv_forward(
+        x,
+        w,
+        b,
+        conv_param,
+        stride=stride,
+        pad=pad,
+        dilation=dilation,
+        group=group,
+        layout=layout,
+        engine=engine,
+        out=out,
+        workers=workers,
+    )
+    return result
+
+
+def conv_backward(
+    dout: ArrayLike,
+    cache: Cache,
+    *,
+    propagate_down: tuple[bool, bool, bool] = (True, True, True),
+    dx: Array | None = None,
+    dw: Array | None = None,
+    db: Array | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Compute the gradients of a convolution.
+
+    Parameters
+    ----------
+    dout : array_like, (N, F, *O), or (N, *O, F) if the forward call's layout was NHWC
+        The gradient of the loss with respect to the forward result.
+    cache : object
+        What `conv_forward` returned with that result; its engine and workers serve this call too.
+    propagate_down : (bool, bool, bool)
+        Whether dx, dw and db are wanted. One that is not costs nothing and comes back as None.
+    dx : ndarray, optional
+        An array of x's shape to overwrite with the gradient.
+    dw, db : ndarray, optional
+        Arrays of w's and b's shape to add the gradients to, as Caffe does; zero them to start.
+        dx, dw and db must not overlap each other.
+
+    Returns
+    -------
+    dx, dw, db : ndarray or None
+        Of the shapes of x, w and b and the largest type among those and dout. None for what was not
+        asked for, and for db where the forward call had no bias.
+
+    Raises
+    ------
+    TypeError
+        dout or a given array of the wrong type, or a cache that is none.
+    ValueError
+        A shape other than the forward call's, a read-only target, a cache of another operation.
+    MemoryError
+        No room for a gradient or the column matrix of one sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x, w, b = np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)), np.zeros(1)
+    >>> out, cache = fastconv.conv_forward(x, w, b)
+    >>> dx, dw, db = fastconv.conv_backward(np.ones_like(out), cache)
+    >>> dx[0, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    >>> db
+    array([4.])
+    """
+    forward, call = begin_backward("conv", dout, cache, propagate_down, dx, dw, db)
+    geometry, workers = forward.geometry, forward.workers
+    if call.dx_work is not None:
+        call.engine.backward_x(geometry, call.dout, forward.w, None, call.dx_work, workers)
+    if call.dw_work is not None:
+        call.engine.backward_w(geometry, forward.x, call.dout, call.dw_work, workers)
+    if call.db is not None:
+        call.engine.backward_b(call.dout, call.db.work, workers)
+    return call.finish()
