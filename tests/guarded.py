@@ -1,0 +1,183 @@
+"""Arrays against unreadable pages, and the kernels driven over them; run as a child process.
+
+::
+
+    | no access | ......... array | no access |      end="back":  one element further is a fault
+    | no access | array ......... | no access |      end="front": one element before is a fault
+
+``python guarded.py all`` runs every case and prints how many; ``python guarded.py before`` and
+``python guarded.py after`` touch the element outside on purpose, to show that the guard works.
+"""
+
+import ctypes
+import itertools
+import math
+import mmap
+import random
+import sys
+
+import numpy as np
+
+import fastconv
+from fastconv import _im2col, reference
+from fastconv._columns import size_table
+from fastconv._geometry import window_geometry
+
+PAGE = mmap.PAGESIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Guarded:
+    """Memory of some pages between two pages without access."""
+
+    def __init__(self, pages: int = 16) -> None:
+        self.size = pages * PAGE
+        self.memory = mmap.mmap(-1, self.size + 2 * PAGE)
+        self.bytes = np.frombuffer(self.memory, np.uint8)
+        for page in (0, self.size + PAGE):
+            address = self.bytes.ctypes.data + page
+            if LIBC.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), 0) != 0:
+                raise OSError(ctypes.get_errno(), "mprotect")
+
+    def array(self, values: np.ndarray, end: str) -> np.ndarray:
+        """A copy of `values` that touches the page before it or the page after it."""
+        start = PAGE if end == "front" else PAGE + self.size - values.nbytes
+        where = self.bytes[start : start + values.nbytes].view(values.dtype)
+        array = where.reshape(values.shape)
+        array[...] = values
+        return array
+
+
+POOL = [Guarded() for _ in range(8)]
+
+
+def guarded(end: str, *arrays: np.ndarray) -> list[np.ndarray]:
+    return [memory.array(array, end) for memory, array in zip(POOL, arrays, strict=False)]
+
+
+def window_cases():
+    """Parameters of windows that cross every edge: all in 1-D, a sample of them from 2-D to 4-D."""
+    wide = list(itertools.product((1, 2, 3, 5, 8), (1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2)))
+    narrow = list(itertools.product((1, 2, 3), (1, 2), (1, 2), (0, 1), (1, 2)))
+    choose = random.Random(0)
+    chosen = [(axis,) for axis in wide]
+    for rank, axis, count in ((2, wide, 200), (3, narrow, 100), (4, narrow, 40)):
+        chosen += [[choose.choice(axis) for _ in range(rank)] for _ in range(count)]
+    for axes in chosen:
+        if all(i + 2 * p >= d * (k - 1) + 1 for i, k, _, p, d in axes):
+            yield tuple(zip(*axes, strict=True))
+
+
+def check_lowering(end: str, dtype: type) -> int:
+    """The kernels themselves, by rank and for any rank, in whole and in parts; x also reversed."""
+    cases = 0
+    for size, kernel, stride, pad, dilation in window_cases():
+        geometry = window_geometry((2, 2, *size), kernel, stride=stride, pad=pad, dilation=dilation)
+        x = np.arange(1, 1 + math.prod(geometry.x_shape), dtype=dtype).reshape(geometry.x_shape)
+        params = {"stride": stride, "pad": pad, "dilation": dilation}
+        expected = reference.im2col_loops(x, kernel, **params)
+        back = reference.col2im_loops(expected, x.shape, kernel, **params)
+        table, positions = size_table(geometry), geometry.positions
+        backwards = x[:, ::-1, ..., ::-1]
+        inside, cols, dx, mirrored, expected_inside = guarded(
+            end, x, np.zeros_like(expected), np.zeros_like(x), backwards, expected
+        )
+        for source in (inside, mirrored[:, ::-1, ..., ::-1]):
+            for force_nd in (False, True):
+                cols.fill(np.nan)
+                _im2col.im2col(source, cols, table, 0, positions, force_nd)
+                np.testing.assert_array_equal(cols, expected)
+                dx.fill(0)
+                _im2col.col2im(expected_inside, dx, table, 0, positions, force_nd)
+                np.testing.assert_array_equal(dx, back)
+                cases += 1
+        for begin, stop in {(0, 1), (positions - 1, positions), (positions // 3, positions)}:
+            part, wanted = guarded(end, expected[..., begin:stop] * 0, expected[..., begin:stop])
+            source = POOL[2].array(x, end)
+            for force_nd in (False, True):
+                part.fill(np.nan)
+                _im2col.im2col(source, part, table, begin, stop, force_nd)
+                np.testing.assert_array_equal(part, wanted)
+                cases += 1
+    return cases
+
+
+def check_convolution(end: str, dtype: type) -> int:
+    """The public calls, with every array guarded."""
+    rng = np.random.default_rng(0)
+    cases = 0
+    for size, kernel, stride, pad, dilation in itertools.islice(window_cases(), 0, None, 3):
+        for group in (1, 2):
+            params = {"stride": stride, "pad": pad, "dilation": dilation, "group": group}
+            x, w, b = guarded(
+                end,
+                rng.integers(-3, 4, (2, 4, *size)).astype(dtype),
+                rng.integers(-3, 4, (6, 4 // group, *kernel)).astype(dtype),
+                rng.integers(-3, 4, 6).astype(dtype),
+            )
+            expected = reference.conv_forward_shifted(x, w, b, **params)
+            out = POOL[3].array(expected * 0, end)
+            dout = POOL[4].array(rng.integers(-3, 4, expected.shape).astype(dtype), end)
+            dx, dw, db = (
+                memory.array(np.zeros_like(array), end)
+                for memory, array in zip(POOL[5:], (x, w, b), strict=True)
+            )
+            _, cache = fastconv.conv_forward(x, w, b, out=out, **params)
+            np.testing.assert_array_equal(out, expected)
+            fastconv.conv_backward(dout, cache, dx=dx, dw=dw, db=db)
+            gradients = reference.conv_backward_shifted(dout, x, w, **params)
+            for got, wanted in zip((dx, dw, db), gradients, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+            cases += 1
+    return cases
+
+
+def check_deconvolution(end: str, dtype: type) -> int:
+    """The transposed calls, with every array guarded."""
+    rng = np.random.default_rng(0)
+    cases = 0
+    for size, kernel, stride, _, dilation in itertools.islice(window_cases(), 0, None, 5):
+        params = {"stride": stride, "dilation": dilation, "group": 2}
+        x, w, b = guarded(
+            end,
+            rng.integers(-3, 4, (2, 4, *size)).astype(dtype),
+            rng.integers(-3, 4, (4, 3, *kernel)).astype(dtype),
+            rng.integers(-3, 4, 6).astype(dtype),
+        )
+        expected = reference.deconv_forward_shifted(x, w, b, **params)
+        out = POOL[3].array(expected * 0, end)
+        dout = POOL[4].array(rng.integers(-3, 4, expected.shape).astype(dtype), end)
+        dx, dw, db = (
+            memory.array(np.zeros_like(array), end)
+            for memory, array in zip(POOL[5:], (x, w, b), strict=True)
+        )
+        _, cache = fastconv.deconv_forward(x, w, b, out=out, **params)
+        np.testing.assert_array_equal(out, expected)
+        fastconv.deconv_backward(dout, cache, dx=dx, dw=dw, db=db)
+        gradients = reference.deconv_backward_shifted(dout, x, w, **params)
+        for got, wanted in zip((dx, dw, db), gradients, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        cases += 1
+    return cases
+
+
+def main(what: str) -> None:
+    if what == "all":
+        print(
+            sum(
+                check(end, dtype)
+                for check in (check_lowering, check_convolution, check_deconvolution)
+                for end in ("front", "back")
+                for dtype in (np.float32, np.float64)
+            )
+        )
+        return
+    end, index = ("front", -1) if what == "before" else ("back", 4)
+    array = POOL[0].array(np.zeros(4, np.float32), end)
+    outside = np.lib.stride_tricks.as_strided(array[:1] if index > 0 else array, (8,), (4,))
+    address = outside.ctypes.data + 4 * index
+    print(ctypes.c_float.from_address(address).value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
