@@ -1,0 +1,219 @@
+"""The best pure-NumPy convolution that we know: the baseline every ratio is read against.
+
+A block of the column matrix is a copy of a strided view of the padded input; one product makes of
+it a block of the output, in place; the bias is added while that block is in cache. Buffers are made
+once and used again. What that was chosen over, in medians of ms on one thread (float32, a 2.3 GHz
+Sapphire Rapids Xeon, NumPy 2.4 with OpenBLAS), the forms of a layer timed in turns:
+
+- **Blocks of 1 MiB of columns instead of a whole sample's**, which stay in cache between the copy
+  and the product: image_filter 15 against 65, vgg_conv1_2 120 against 167, mobilenet_dw112 19
+  against 27; for small samples a block is several of them: cs231n 2.0 against 3.4. But no fewer
+  than 1024 positions, or the product reads its weights too often: deeplab_d2 111 against 188.
+- Samples side by side in one product were quicker where the weights outweigh a sample's output by
+  far (resnet_5_3x3 21 against 28), slower elsewhere (cs231n 3.0 against 2.0). Not done: a sample's
+  result would then depend on the batch that it comes in.
+- The whole batch lowered at once is slower wherever it leaves the cache: mobilenet_dw112 31.
+- Padding into a buffer of its own that keeps its zero border, against `np.pad` in each call:
+  mobilenet_dw112 28 against 32, resnet_3_3x3s2 28 against 33. `sliding_window_view` makes the same
+  view as `as_strided` and so the same copy, after some 20 microseconds of Python a call.
+- One copy of the six-axis view, against a copy for each kernel offset: cs231n 3.3 against 4.0,
+  mobilenet_dw14 7.6 against 9.1, the same within 5% on most layers.
+- Shifted multiply-and-add without columns for depthwise layers and image filters: mobilenet_dw112
+  20 against 19, mobilenet_dw56s2 14 against 10, image_filter 29 against 15; `np.einsum` on the
+  view: 34 to 117.
+- Whole padded rows as columns, which copies faster and multiplies more: the same within 5% where
+  the rows are long, resnet_5_3x3 39 against 30.
+- Backward, with one filter a group: the outer product by broadcasting, not by `np.matmul`:
+  mobilenet_dw112 23 against 60, image_filter 11 against 130.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
+
+from .layers import Layer
+
+Array = npt.NDArray[Any]
+
+BLOCK_BYTES = 1 << 20
+LEAST_POSITIONS = 1024
+
+
+class Block(NamedTuple):
+    """Some whole samples, or some output rows of one sample."""
+
+    samples: slice
+    rows: slice
+
+
+class NumpyLowering:
+    """im2col and col2im of one layer, block by block, through buffers made once.
+
+    Parameters
+    ----------
+    layer : Layer
+    x : array (N, C, H, W)
+    """
+
+    def __init__(self, layer: Layer, x: Array) -> None:
+        self.layer, self.x, self.dx = layer, x, np.empty_like(x)
+        self.samples, self.rows = self.block_size()
+        pad_h, pad_w = layer.pads
+        padded = (self.samples, layer.C, layer.H + 2 * pad_h, layer.W + 2 * pad_w)
+        self.inner = np.s_[:, :, pad_h : pad_h + layer.H, pad_w : pad_w + layer.W]
+        self.padded, self.dpadded = np.zeros(padded, x.dtype), np.empty(padded, x.dtype)
+
+    def block_size(self) -> tuple[int, int]:
+        """Samples a block, and output rows: one of the two is not divided."""
+        layer = self.layer
+        positions = BLOCK_BYTES // (layer.C * layer.KH * layer.KW * self.x.itemsize)
+        samples = min(layer.N, max(1, positions // layer.positions))
+        bands = max(1, layer.positions // max(positions, LEAST_POSITIONS))
+        return samples, -(-layer.out_size[0] // bands)
+
+    def blocks(self) -> Iterator[Block]:
+        N, OH = self.layer.N, self.layer.out_size[0]
+        for n in range(0, N, self.samples):
+            samples = slice(n, min(n + self.samples, N))
+            for oh in range(0, OH, self.rows):
+                yield Block(samples, slice(oh, min(oh + self.rows, OH)))
+
+    def im2col(self, cols: Array) -> Array:
+        """Fill cols (N, C*KH*KW, OH*OW) from x."""
+        for block in self.blocks():
+            np.copyto(self.block_of(cols, block), self.windows(block))
+        return cols
+
+    def col2im(self, cols: Array) -> Array:
+        """Return dx, the sums of cols (N, C*KH*KW, OH*OW)."""
+        for block in self.blocks():
+            self.add_columns(block, self.block_of(cols, block))
+        return self.dx
+
+    def block_of(self, cols: Array, block: Block) -> Array:
+        """The block's part of whole columns, as (n, C, KH, KW, rows, OW)."""
+        layer = self.layer
+        shape = (layer.N, layer.C, layer.KH, layer.KW, *layer.out_size)
+        return cols.reshape(shape)[block.samples, :, :, :, block.rows]
+
+    def windows(self, block: Block) -> Array:
+        """The strided view whose copy is the block's columns, as (n, C, KH, KW, rows, OW)."""
+        layer, source = self.layer, self.x[block.samples]
+        if layer.pads != (0, 0):
+            source = self.padded[: len(source)]
+            if block.rows.start == 0:
+                source[self.inner] = self.x[block.samples]
+        n, c, h, w = source.strides
+        (stride_h, stride_w), (dilation_h, dilation_w) = layer.strides, layer.dilations
+        return as_strided(
+            source,
+            (*source.shape[:2], layer.KH, layer.KW, *layer.out_size),
+            (n, c, h * dilation_h, w * dilation_w, h * stride_h, w * stride_w),
+            writeable=False,
+        )[:, :, :, :, block.rows]
+
+    def add_columns(self, block: Block, cols: Array) -> None:
+        """Add a block's columns, as (n, C, KH, KW, rows, OW), into dx: once a kernel offset."""
+        layer, dx = self.layer, self.dx[block.samples]
+        target = dx if layer.pads == (0, 0) else self.dpadded[: len(dx)]
+        if block.rows.start == 0:
+            target.fill(0)
+        columns = slice(0, layer.out_size[1])
+        (stride_h, stride_w), (dilation_h, dilation_w) = layer.strides, layer.dilations
+        for kh, kw in np.ndindex(layer.KH, layer.KW):
+            ih = read_by(block.rows, stride_h, kh * dilation_h)
+            iw = read_by(columns, stride_w, kw * dilation_w)
+            target[:, :, ih, iw] += cols[:, :, kh, kw]
+        if target is not dx and block.rows.stop == layer.out_size[0]:
+            dx[...] = target[self.inner]
+
+
+class NumpyConv(NumpyLowering):
+    """Both passes of one layer; a call overwrites the results of the last.
+
+    Parameters
+    ----------
+    layer : Layer
+    x : array (N, C, H, W)
+    w : array (F, C/group, KH, KW)
+    b : array (F,)
+    """
+
+    def __init__(self, layer: Layer, x: Array, w: Array, b: Array) -> None:
+        super().__init__(layer, x)
+        self.w = w.reshape(layer.group, -1, layer.taps)
+        self.b = b.reshape(layer.group, -1, 1)
+        self.out = np.empty(layer.out_shape, x.dtype)
+        self.dw, self.db = np.empty_like(self.w), np.empty_like(b)
+        self.dw_parts = np.empty((self.samples, *self.w.shape), x.dtype)
+        positions = self.samples * self.rows * layer.out_size[1]
+        self.buffer = np.empty(layer.C * layer.KH * layer.KW * positions, x.dtype)
+
+    def forward(self) -> Array:
+        """Return the output."""
+        for block in self.blocks():
+            self.forward_block(block)
+        return self.out
+
+    def backward(self, dout: Array) -> tuple[Array, Array, Array]:
+        """Return dx, dw and db.
+
+        The columns are made again, as by every contender: kept from the forward pass, they would
+        be 231 MB for vgg_conv1_2. Their gradient then takes their place.
+        """
+        self.dw.fill(0)
+        for block in self.blocks():
+            self.backward_block(block, dout)
+        np.sum(dout.reshape(*dout.shape[:2], -1), axis=(0, 2), out=self.db)
+        return self.dx, self.dw.reshape(self.layer.w_shape), self.db
+
+    def forward_block(self, block: Block) -> None:
+        out = self.in_groups(self.out, block)
+        if self.layer.pointwise:
+            cols = self.in_groups(self.x, block)
+        else:
+            cols = self.grouped(self.lower(block))
+        np.matmul(self.w, cols, out=out)
+        out += self.b
+
+    def backward_block(self, block: Block, dout: Array) -> None:
+        gradient = self.in_groups(dout, block)
+        if self.layer.pointwise:
+            cols, dcols = self.in_groups(self.x, block), self.in_groups(self.dx, block)
+        else:
+            lowered = self.lower(block)
+            cols = dcols = self.grouped(lowered)
+        parts = self.dw_parts[: len(cols)]
+        np.matmul(gradient, cols.swapaxes(-1, -2), out=parts)
+        self.dw += parts[0] if len(parts) == 1 else parts.sum(axis=0)
+        multiply = np.multiply if self.w.shape[1] == 1 else np.matmul
+        multiply(self.w.swapaxes(-1, -2), gradient, out=dcols)
+        if not self.layer.pointwise:
+            self.add_columns(block, lowered)
+
+    def lower(self, block: Block) -> Array:
+        """The block's columns in the buffer, as (n, C, KH, KW, rows, OW)."""
+        windows = self.windows(block)
+        cols = self.buffer[: windows.size].reshape(windows.shape)
+        np.copyto(cols, windows)
+        return cols
+
+    def grouped(self, cols: Array) -> Array:
+        """View columns as (n, G, K, positions)."""
+        return cols.reshape(len(cols), self.layer.group, self.layer.taps, -1)
+
+    def in_groups(self, array: Array, block: Block) -> Array:
+        """The block's part of an array over the output positions, as (n, G, rows, positions)."""
+        N, OW = self.layer.N, self.layer.out_size[1]
+        positions = slice(block.rows.start * OW, block.rows.stop * OW)
+        grouped = array.reshape(N, self.layer.group, -1, self.layer.positions)
+        return grouped[block.samples, :, :, positions]
+
+
+def read_by(outputs: slice, stride: int, offset: int) -> slice:
+    """The inputs that these outputs read through one kernel offset."""
+    last = (outputs.stop - 1) * stride + offset
+    return slice(outputs.start * stride + offset, last + 1, stride)
