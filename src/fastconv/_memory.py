@@ -34,11 +34,6 @@ def is_native(array: Array, dtype: np.dtype[Any]) -> bool:
     return all(step % dtype.itemsize == 0 for step in array.strides)
 
 
-def as_native(array: Array, dtype: np.dtype[Any]) -> Array:
-    """The array itself where a kernel can read it in place, else a C-contiguous copy."""
-    return array if is_native(array, dtype) else _copy(array, dtype)
-
-
 def as_contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """The array itself where it is native and C-contiguous, else a copy that is."""
     return array if array.flags.c_contiguous and is_native(array, dtype) else _copy(array, dtype)
