@@ -251,6 +251,26 @@ def _forward_and_backward(
     }
 
 
+def _pool(kind: str, x: Shape, **params: Any) -> dict[str, Operation]:
+    """The two operations of a pool."""
+    forward = getattr(fastconv, f"{kind}_pool_forward")
+    backward = getattr(fastconv, f"{kind}_pool_backward")
+    out = forward(np.zeros(x), **params)[0].shape
+
+    def run_forward(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
+        return forward(given["x"], **targets, **params)[:1]
+
+    def run_backward(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
+        _, cache = forward(given["x"], **params)
+        return (backward(given["dout"], cache, **targets),)
+
+    name = f"{kind}_pool {params.get('layout', '')}".rstrip()
+    return {
+        f"{name}, forward": Operation({"x": x}, {"out": out}, run_forward),
+        f"{name}, backward": Operation({"x": x, "dout": out}, {"dx": x}, run_backward),
+    }
+
+
 WINDOW = {"stride": (2, 1), "pad": [(1, 0), (2, 1)], "dilation": (1, 2)}
 KERNEL = (3, 2)
 X, COLS = (2, 4, 6, 5), (2, 24, 18)
@@ -316,6 +336,35 @@ def _layer(kind: type[caffe.BaseConvolutionLayer], x: Shape, w: Shape, out: Shap
     return Operation(inputs, results, run, takes_any_type=False)
 
 
+def _deform_forward(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
+    return fastconv.deform_conv_forward(
+        given["x"],
+        given["offset"],
+        given["w"],
+        given["b"],
+        mask=given["mask"],
+        **DEFORMED,
+        **targets,
+    )[:1]
+
+
+def _deform_backward(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
+    arrays = (given[name] for name in ("x", "offset", "w", "b"))
+    _, cache = fastconv.deform_conv_forward(*arrays, mask=given["mask"], **DEFORMED)
+    return fastconv.deform_conv_backward(given["dout"], cache, **targets)
+
+
+DEFORMED = {**WINDOW, "group": 2, "offset_group": 2}
+DEFORM_INPUTS: dict[str, Shape] = {
+    "x": X,
+    "offset": (2, 24, 3, 6),
+    "mask": (2, 12, 3, 6),
+    "w": (6, 2, *KERNEL),
+    "b": (6,),
+}
+DEFORM_OUT = (2, 6, 3, 6)
+
+
 OPERATIONS: dict[str, Operation] = {
     **_forward_and_backward("conv", X, (6, 2, *KERNEL), 6, group=2, **WINDOW),
     **_forward_and_backward("conv 1x1", (2, 4, 3, 5), (3, 4, 1, 1), 3),
@@ -323,6 +372,23 @@ OPERATIONS: dict[str, Operation] = {
     **_forward_and_backward("conv 3d NHWC", (2, 3, 4, 3, 2), (2, 2, 2, 2, 3), 3, layout="NHWC"),
     **_forward_and_backward("deconv", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, **WINDOW),
     **_forward_and_backward("deconv 1x1 NHWC", (2, 3, 2, 4), (1, 1, 3, 4), 3, layout="NHWC"),
+    **_forward_and_backward(
+        "conv reflect", X, (6, 2, *KERNEL), 6, group=2, pad_mode="reflect", **WINDOW
+    ),
+    **_forward_and_backward(
+        "deconv wrap", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, pad_mode="wrap", **WINDOW
+    ),
+    **_pool("max", X, kernel_size=(3, 2), stride=(2, 1), pad=[(1, 1), (0, 1)], dilation=(1, 2)),
+    **_pool("max", (2, 4, 3, 5), kernel_size=2, ceil_mode=True, layout="NHWC"),
+    **_pool("avg", X, kernel_size=(3, 2), stride=(2, 1), pad=1, ceil_mode=True),
+    **_pool("avg", (2, 4, 3, 5), kernel_size=2, pad=1, count_include_pad=True, layout="NHWC"),
+    "deform_conv, forward": Operation(DEFORM_INPUTS, {"out": DEFORM_OUT}, _deform_forward),
+    "deform_conv, backward": Operation(
+        {**DEFORM_INPUTS, "dout": DEFORM_OUT},
+        {f"d{name}": shape for name, shape in DEFORM_INPUTS.items()},
+        _deform_backward,
+        adds=("dw", "db"),
+    ),
     "im2col": Operation({"x": X}, {"out": COLS}, _im2col),
     "col2im": Operation({"cols": COLS}, {"out": X}, _col2im),
     "im2col_blocks": Operation({"x": X}, {}, _blocks),

@@ -15,11 +15,12 @@ import math
 import mmap
 import random
 import sys
+from dataclasses import replace
 
 import numpy as np
 
 import fastconv
-from fastconv import _im2col, reference
+from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
 from fastconv._geometry import window_geometry
 
@@ -161,12 +162,92 @@ def check_deconvolution(end: str, dtype: type) -> int:
     return cases
 
 
+def check_pools(end: str, dtype: type) -> int:
+    """Every build of the kernels, in both layouts, in whole and in parts."""
+    rng = np.random.default_rng(0)
+    cases = 0
+    for size, kernel, stride, pad, dilation in itertools.islice(window_cases(), 0, None, 2):
+        params = {"stride": stride, "dilation": dilation, "ceil_mode": True}
+        params["pad"] = tuple(min(p, k // 2) for p, k in zip(pad, kernel, strict=True))
+        x = rng.integers(-9, 10, (2, 3, *size)).astype(dtype)
+        try:
+            maximum, _ = reference.max_pool_forward_loops(x, kernel, **params)
+        except ValueError:  # a window wholly in the padding
+            continue
+        average = reference.avg_pool_forward_loops(x, kernel, **params)
+        dout = rng.integers(-9, 10, maximum.shape).astype(dtype)
+        dmaximum = reference.max_pool_backward_loops(dout, x, kernel, **params)
+        build = _kernels.RUNNABLE[cases % len(_kernels.RUNNABLE)]
+        _pooling.pool = _kernels.load("pool", build)
+        _pooling.CALL_COLUMNS, _pooling.CALL_CELLS = ((2**10, 2**24), (3, 40))[cases % 2]
+        for layout, axis in (("NCHW", 1), ("NHWC", -1)):
+            images, out, gradient, dx = guarded(
+                end,
+                *(
+                    np.ascontiguousarray(np.moveaxis(array, 1, axis))
+                    for array in (x, maximum * 0, dout, x * 0)
+                ),
+            )
+            _, cache = fastconv.max_pool_forward(images, kernel, out=out, layout=layout, **params)
+            np.testing.assert_array_equal(np.moveaxis(out, axis, 1), maximum)
+            taps = np.moveaxis(POOL[4].array(np.moveaxis(cache.taps, 1, axis), end), axis, 1)
+            fastconv.max_pool_backward(gradient, replace(cache, taps=taps), dx=dx)
+            np.testing.assert_array_equal(np.moveaxis(dx, axis, 1), dmaximum)
+            _, cache = fastconv.avg_pool_forward(images, kernel, out=out, layout=layout, **params)
+            np.testing.assert_array_equal(np.moveaxis(out, axis, 1), average)
+            fastconv.avg_pool_backward(gradient, cache, dx=dx)
+            cases += 1
+    return cases
+
+
+def check_deformable(end: str, dtype: type) -> int:
+    """Deformable convolution, with every array guarded and offsets of all kinds."""
+    rng = np.random.default_rng(0)
+    kinds = [np.nan, np.inf, -np.inf, 1e30, -1e30, *np.arange(-4, 4.5, 0.5)]
+    cases = 0
+    for size, kernel, stride, pad, dilation in window_cases():
+        if len(size) != 2:
+            continue
+        params = {"stride": stride, "pad": pad, "dilation": dilation, "group": 2, "offset_group": 2}
+        geometry = window_geometry((2, 4, *size), kernel, stride=stride, pad=pad, dilation=dilation)
+        taps, rest = 2 * math.prod(kernel), geometry.out_shape
+        x, offset, w, mask, dout = guarded(
+            end,
+            4 * rng.integers(-3, 4, (2, 4, *size)).astype(dtype),
+            rng.choice(kinds, (2, 2 * taps, *rest)).astype(dtype),
+            rng.integers(-3, 4, (6, 2, *kernel)).astype(dtype),
+            rng.integers(-3, 4, (2, taps, *rest)).astype(dtype),
+            rng.integers(-3, 4, (2, 6, *rest)).astype(dtype),
+        )
+        wanted = reference.deform_conv_forward_loops(x, offset, w, mask=mask, **params)
+        out = POOL[5].array(wanted * 0, end)
+        _, cache = fastconv.deform_conv_forward(x, offset, w, mask=mask, out=out, **params)
+        np.testing.assert_array_equal(out, wanted)
+        *gradients, _ = reference.deform_conv_backward_loops(
+            dout, x, offset, w, mask=mask, **params
+        )
+        names = ("dx", "doffset", "dmask", "dw")
+        for name, gradient in zip(names, gradients, strict=True):
+            target = POOL[6].array(np.zeros_like(gradient), end)
+            wishes = tuple(other == name for other in (*names, "db"))
+            fastconv.deform_conv_backward(dout, cache, propagate_down=wishes, **{name: target})
+            np.testing.assert_array_equal(target, gradient)
+        cases += 1
+    return cases
+
+
 def main(what: str) -> None:
     if what == "all":
         print(
             sum(
                 check(end, dtype)
-                for check in (check_lowering, check_convolution, check_deconvolution)
+                for check in (
+                    check_lowering,
+                    check_convolution,
+                    check_deconvolution,
+                    check_pools,
+                    check_deformable,
+                )
                 for end in ("front", "back")
                 for dtype in (np.float32, np.float64)
             )

@@ -14,16 +14,29 @@ PACKAGE = Path(fastconv.__file__).parent
 # Each row may import from the rows below it, and from its own row what stands further left in it.
 LAYERS = [
     ["fastconv"],
-    ["fastconv.conv", "fastconv.deconv", "fastconv.lowering", "fastconv.caffe", "fastconv._config"],
+    ["fastconv.cs231n"],
+    [
+        "fastconv.conv",
+        "fastconv.deconv",
+        "fastconv.deform",
+        "fastconv.pool",
+        "fastconv.lowering",
+        "fastconv.caffe",
+        "fastconv._config",
+    ],
     ["fastconv.reference"],
     ["fastconv._calls"],
     ["fastconv._engines"],
+    ["fastconv._engines.extended"],
+    ["fastconv._sampling"],
     ["fastconv._engines.caffe"],
+    ["fastconv._pooling"],
     ["fastconv._columns"],
     ["fastconv._memory"],
     ["fastconv._geometry"],
     ["fastconv._layout", "fastconv._workers"],
     ["fastconv._validation"],
+    ["fastconv._kernels"],
     ["fastconv._im2col"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -380,8 +380,11 @@ NO_MEMORY = {
                  "out", 4 * (2**48 + 1)),
     "deconv out": (lambda: fastconv.deconv(filled((1, 1, 1)), filled((1, 1, 1)), stride=2**48,
                                            output_pad=2**48 - 1), "out", 2**50),
-    "a copy of w": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),)),
-                    "a copy of an array", 2**49),
+    "columns": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),)),
+                "the column buffer", 2**49),
+    "a pool's window": (lambda: fastconv.avg_pool_forward(filled((1, 1, 2)), 3, stride=1, pad=2**46,
+                                                          dilation=2**46),
+                        "the lines of a pool", 2**50 + 2**5),
     "dx": (lambda: fastconv.conv_backward(
         filled((1, 1, 1)), fastconv.conv_forward(LONG, filled((1, 1, 1)), stride=2**47)[1]),
            "dx", 2**49),

@@ -1,9 +1,11 @@
-"""What the forward and backward calls of convolution and deconvolution share."""
+"""What the forward and backward calls of convolutions of all kinds share."""
 
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
 
-from fastconv._engines import select_engine
+import numpy as np
+
+from fastconv._engines import Engine, select_engine
 from fastconv._geometry import Geometry
 from fastconv._layout import channels_first, filters_first, w_shape_in, x_shape_in
 from fastconv._memory import Target, as_target
@@ -30,6 +32,7 @@ class Cache:
     w: Array
     b: Array | None
     geometry: Geometry
+    pad_mode: str
     layout: str
     engine: str
     workers: int
@@ -37,9 +40,12 @@ class Cache:
     @property
     def result_shape(self) -> tuple[int, ...]:
         """The shape of the forward result, channels first."""
-        if self.operation == "conv":
-            return self.geometry.result_shape
-        return self.geometry.x_shape
+        if self.operation == "deconv":
+            return self.geometry.x_shape
+        return self.geometry.result_shape
+
+
+CacheKind = TypeVar("CacheKind", bound=Cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Gradients:
     ----------
     dout : ndarray
         Channels first.
-    engine : module
+    engine : Engine
         The engine that serves the call.
     dx, dw, db : Target or None
         Where the gradients go, in the caller's layout; None for one that is not asked for.
@@ -59,7 +65,7 @@ class Gradients:
     """
 
     dout: Array
-    engine: ModuleType
+    engine: Engine
     dx: Target | None
     dw: Target | None
     db: Target | None
@@ -93,40 +99,79 @@ def begin_backward(
     db: Array | None,
 ) -> tuple[Cache, Gradients]:
     """Check the arguments of a backward call and lay out the targets of its gradients."""
+    forward = as_cache(operation, cache, Cache)
+    wanted = as_flags("propagate_down", propagate_down, 3)
+    images = as_dout(dout, forward)
+    dtype = common_dtype(images, forward.x, forward.w, forward.b)
+    engine = select_engine(forward.engine, forward.geometry, dtype, forward.pad_mode)
+    dx_target, dw_target, db_target = gradient_targets(
+        [
+            Wish("dx", dx, x_shape_in(forward.layout, forward.x.shape), wanted[0]),
+            Wish("dw", dw, w_shape_in(forward.layout, forward.w.shape), wanted[1], adds=True),
+            wish_for_db(db, forward, wanted[2]),
+        ],
+        dtype,
+        (images, forward.x, forward.w),
+    )
+    return forward, Gradients(
+        dout=channels_first(images, forward.layout),
+        engine=engine,
+        dx=dx_target,
+        dw=dw_target,
+        db=db_target,
+        layout=forward.layout,
+    )
+
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+def as_cache(operation: str, cache: object, kind: type[CacheKind]) -> CacheKind:
+    """The cache of a forward call of that operation."""
     if not isinstance(cache, Cache):
         raise TypeError(
             f"cache: expected what {operation}_forward returned, got {type(cache).__name__}"
         )
-    if cache.operation != operation:
+    if cache.operation != operation or not isinstance(cache, kind):
         raise ValueError(f"cache: it comes from {cache.operation}_forward, not {operation}_forward")
-    wanted = as_flags("propagate_down", propagate_down, 3)
+    return cache
+
+
+def as_dout(dout: object, cache: Cache) -> Array:
+    """The gradient of the forward result, in the caller's layout."""
     images = as_floating("dout", dout)
     expected = x_shape_in(cache.layout, cache.result_shape)
     check_shape("dout", images, expected, "that of the forward result")
-    if cache.b is None and db is not None:
-        raise ValueError("db: given, but the forward call had no bias")
-    dtype = common_dtype(images, cache.x, cache.w, cache.b)
-    engine = select_engine(cache.engine, cache.geometry, dtype)
-    inputs = (images, cache.x, cache.w)
-    x_shape = x_shape_in(cache.layout, cache.x.shape)
-    w_shape = w_shape_in(cache.layout, cache.w.shape)
-    b_shape = () if cache.b is None else cache.b.shape
-    for name, given, shape, asked in (
-        ("dx", dx, x_shape, wanted[0]),
-        ("dw", dw, w_shape, wanted[1]),
-        ("db", db, b_shape, wanted[2]),
-    ):
-        if asked and given is not None:  # all of them, before any is made
+    return images
+
+
+class Wish(NamedTuple):
+    """A gradient, whether it is asked for, and the array that was handed in for it."""
+
+    name: str
+    given: Array | None
+    shape: tuple[int, ...]
+    asked: bool
+    adds: bool = False
+
+
+def wish_for_db(db: Array | None, cache: Cache, asked: bool) -> Wish:
+    """The gradient of the bias, which is not asked for where there was none."""
+    if cache.b is None:
+        if db is not None:
+            raise ValueError("db: given, but the forward call had no bias")
+        return Wish("db", None, (), asked=False)
+    return Wish("db", db, cache.b.shape, asked, adds=True)
+
+
+def gradient_targets(
+    wishes: list[Wish], dtype: np.dtype[Any], inputs: tuple[Array | None, ...]
+) -> list[Target | None]:
+    """Check every array that was handed in for a gradient, then lay out the targets."""
+    for name, given, shape, asked, _ in wishes:
+        if asked and given is not None:
             check_target(name, given, shape, dtype)
-    return cache, Gradients(
-        dout=channels_first(images, cache.layout),
-        engine=engine,
-        dx=as_target("dx", dx, x_shape, dtype, inputs) if wanted[0] else None,
-        dw=as_target("dw", dw, w_shape, dtype, inputs, accumulate=True) if wanted[1] else None,
-        db=(
-            as_target("db", db, b_shape, dtype, inputs, accumulate=True)
-            if wanted[2] and cache.b is not None
-            else None
-        ),
-        layout=cache.layout,
-    )
+    return [
+        as_target(name, given, shape, dtype, inputs, accumulate=adds) if asked else None
+        for name, given, shape, asked, adds in wishes
+    ]

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import _im2col
 from fastconv._engines import engines
+from fastconv._kernels import INSTRUCTION_SET
 from fastconv._workers import default_workers
 
 
@@ -28,7 +28,7 @@ def config() -> dict[str, Any]:
     from importlib.metadata import version  # takes 15 ms, too long for `import fastconv`
 
     return {
-        "instruction_set": _im2col.INSTRUCTION_SET,
+        "instruction_set": INSTRUCTION_SET,
         "workers": default_workers(),
         "engines": engines(),
         "versions": {

@@ -15,10 +15,11 @@ pooling) is a convolution of each channel by itself: `group == channels == filte
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastconv._validation import (
     Pairs,
+    as_flag,
     as_int,
     as_pads,
     as_per_axis,
@@ -87,6 +88,14 @@ class Geometry:
     def cols_shape(self) -> tuple[int, int, int]:
         """(N, C * prod(K), prod(O))."""
         return (self.batch, self.taps, self.positions)
+
+    def without_pad(self) -> "Geometry":
+        """The same convolution of the padded image."""
+        padded = tuple(
+            size + before + after
+            for size, (before, after) in zip(self.in_shape, self.pad, strict=True)
+        )
+        return _checked(replace(self, in_shape=padded, pad=((0, 0),) * self.rank))
 
     @property
     def is_1x1(self) -> bool:
@@ -222,31 +231,40 @@ def window_geometry(
     dilation: object,
 ) -> Geometry:
     """Check x (N, C, *S) and the parameters of a window that slides over each channel."""
-    if len(x_shape) < 3:
-        raise ValueError(
-            f"x: expected at least 3 axes (N, C, *S), got {len(x_shape)}, shape {x_shape}"
-        )
-    batch, channels, *in_shape = x_shape
-    rank = len(in_shape)
+    rank = _check_window_rank(x_shape)
     kernel = as_per_axis("kernel_size", kernel_size, rank, 1)
     strides, dilations, _ = _as_parameters(stride, dilation, 1, rank)
-    if channels == 0:
-        raise ValueError(f"x: C (axis 1) must be >= 1, got shape {x_shape}")
+    pads, out_shape = _window_sizes(x_shape[2:], kernel, strides, as_pads(pad, rank), dilations)
+    return _window(x_shape, kernel, strides, pads, dilations, out_shape)
+
+
+def pool_geometry(
+    x_shape: tuple[int, ...],
+    kernel_size: object,
+    *,
+    stride: object,
+    pad: object,
+    dilation: object,
+    ceil_mode: object,
+) -> Geometry:
+    """Check x (N, C, *S) and the parameters of a pool; a stride of None is the kernel's size.
+
+    With `ceil_mode` a last window may hang over the padded image, unless it would start behind the
+    image itself: then it is dropped, as Caffe and PyTorch do. A window without any cell of the
+    image is an error.
+    """
+    rank = _check_window_rank(x_shape)
+    kernel = as_per_axis("kernel_size", kernel_size, rank, 1)
+    strides, dilations, _ = _as_parameters(kernel if stride is None else stride, dilation, 1, rank)
+    in_shape = x_shape[2:]
     pads, out_shape = _window_sizes(in_shape, kernel, strides, as_pads(pad, rank), dilations)
-    return _checked(
-        Geometry(
-            batch=batch,
-            channels=channels,
-            filters=channels,
-            group=channels,
-            in_shape=tuple(in_shape),
-            kernel_size=kernel,
-            stride=strides,
-            pad=pads,
-            dilation=dilations,
-            out_shape=out_shape,
-        )
-    )
+    if as_flag("ceil_mode", ceil_mode):
+        sizes = zip(in_shape, pads, _extents(kernel, dilations), strides, strict=True)
+        out_shape = tuple(_rounded_up(i, pair, e, s) for i, pair, e, s in sizes)
+    geometry = _window(x_shape, kernel, strides, pads, dilations, out_shape)
+    for axis in range(rank):
+        _check_windows_meet_image(geometry, axis)
+    return geometry
 
 
 # --- the parts --------------------------------------------------------------------------------
@@ -270,6 +288,71 @@ def _as_parameters(
         as_per_axis("stride", stride, rank, 1),
         as_per_axis("dilation", dilation, rank, 1),
         as_int("group", group, 1),
+    )
+
+
+def _check_window_rank(x_shape: tuple[int, ...]) -> int:
+    if len(x_shape) < 3:
+        raise ValueError(
+            f"x: expected at least 3 axes (N, C, *S), got {len(x_shape)}, shape {x_shape}"
+        )
+    if x_shape[1] == 0:
+        raise ValueError(f"x: C (axis 1) must be >= 1, got shape {x_shape}")
+    return len(x_shape) - 2
+
+
+def _rounded_up(size: int, pads: tuple[int, int], extent: int, stride: int) -> int:
+    """A pool's output size rounded up, less the last window if that starts behind the image."""
+    room = size + sum(pads) - extent
+    last = -(-room // stride)
+    return last + (last * stride < size + pads[0])
+
+
+def _check_windows_meet_image(g: Geometry, axis: int) -> None:
+    """Raise ValueError if a pool's window along this axis has no cell inside the image."""
+    size, stride, dilation = g.in_shape[axis], g.stride[axis], g.dilation[axis]
+    last_tap = dilation * (g.kernel_size[axis] - 1)
+    starts = range(-g.pad[axis][0], g.out_shape[axis] * stride - g.pad[axis][0], stride)
+    # Only windows that start in the padding can miss the image; of those, one meets it with its
+    # first tap at or after cell 0, or not at all.
+    if size == 0 or starts[-1] >= size or starts[0] + last_tap < 0:
+        missing = True
+    elif dilation <= size:
+        missing = False
+    else:
+        # their places repeat after so many cells
+        end = min(0, starts.stop, starts[0] + math.lcm(stride, dilation))
+        missing = any(start % dilation >= size for start in range(starts[0], end, stride))
+    if missing:
+        raise ValueError(
+            f"pad leaves a window wholly in the padding on spatial axis {axis}: "
+            f"input {g.in_shape}, pad {g.pad}, kernel_size {g.kernel_size}, "
+            f"dilation {g.dilation}, extent {_extents(g.kernel_size, g.dilation)}"
+        )
+
+
+def _window(
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: Pairs,
+    dilations: tuple[int, ...],
+    out_shape: tuple[int, ...],
+) -> Geometry:
+    batch, channels, *in_shape = x_shape
+    return _checked(
+        Geometry(
+            batch=batch,
+            channels=channels,
+            filters=channels,
+            group=channels,
+            in_shape=tuple(in_shape),
+            kernel_size=kernel,
+            stride=strides,
+            pad=pads,
+            dilation=dilations,
+            out_shape=out_shape,
+        )
     )
 
 

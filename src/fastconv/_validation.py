@@ -133,6 +133,47 @@ def as_conv_params(conv_param: object, **given: object) -> dict[str, object]:
     return given | dict(conv_param)
 
 
+def as_pool_params(
+    kernel_size: object, pool_param: object, *, stride: object, **given: object
+) -> tuple[object, dict[str, object]]:
+    """The kernel's size, and `stride` and `given`, each from CS231n's dict where that has it.
+
+    The dict (`pool_height`, `pool_width`, and any of the other names) comes as `pool_param` or in
+    the place of `kernel_size`.
+
+    Raises
+    ------
+    TypeError
+        If there is no kernel size or it comes twice, the dict is none or lacks a side of the
+        kernel, or has a name that is unknown or that the caller also passed as a keyword.
+    """
+    if isinstance(kernel_size, Mapping) and pool_param is None:
+        kernel_size, pool_param = None, kernel_size
+    given = {"stride": stride, **given}
+    if pool_param is None:
+        if kernel_size is None:
+            raise TypeError("kernel_size: expected it, or pool_param, got neither")
+        return kernel_size, given
+    if not isinstance(pool_param, Mapping):
+        raise TypeError(f"pool_param: expected a dict, got {show(pool_param)}")
+    if kernel_size is not None:
+        raise TypeError(f"kernel_size: given besides pool_param, got {show(kernel_size)}")
+    sides = ("pool_height", "pool_width")
+    for side in sides:
+        if side not in pool_param:
+            raise TypeError(f"pool_param: {side!r} is missing, got {show(dict(pool_param))}")
+    for name in pool_param:
+        if name in sides:
+            continue
+        if name not in given:
+            names = ", ".join((*sides, *given))
+            raise TypeError(f"pool_param: unknown name {show(name)}; the names are {names}")
+        if given[name] is not None and not isinstance(given[name], Default):
+            raise TypeError(f"{name}: given both in pool_param and as a keyword")
+    more = {name: value for name, value in pool_param.items() if name not in sides}
+    return tuple(pool_param[side] for side in sides), given | more
+
+
 def _as_index(name: str, number: object, expected: str, received: object) -> int:
     if isinstance(number, bool | np.bool_):
         raise TypeError(f"{name}: expected {expected}, got {show(received)}")

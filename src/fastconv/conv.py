@@ -33,6 +33,7 @@ def conv_forward(
     pad: Pad = PAD,
     dilation: IntOrPerAxis = DILATION,
     group: int = GROUP,
+    pad_mode: str = "constant",
     layout: str = "NCHW",
     engine: str = "auto",
     out: Array | None = None,
@@ -64,6 +65,10 @@ def conv_forward(
         Input cells from one kernel element to the next, at least 1.
     group : int
         Groups that C and F are split into; group g of the filters sees group g of the channels.
+    pad_mode : {"constant", "reflect", "edge", "wrap"}
+        What the padding holds, in the words of `np.pad`: zeros, or the image mirrored at its first
+        and last cell, these cells repeated, or the image continued from its other side. All but
+        zeros take a padded copy of x.
     layout : {"NCHW", "NHWC"}
         The order of axes of x, w and out (for any rank).
     engine : str
@@ -118,13 +123,13 @@ def conv_forward(
     geometry = conv_geometry(images.shape, weights.shape, **params)
     bias = as_bias(b, geometry.filters)
     dtype = common_dtype(images, weights, bias)
-    serving = select_engine(engine, geometry, dtype)
+    serving = select_engine(engine, geometry, dtype, pad_mode)
     threads = as_workers(workers)
     shape = x_shape_in(layout, geometry.result_shape)
     target = as_target("out", out, shape, dtype, (images, weights, bias))
     work = channels_first(target.work, layout)
     serving.forward(geometry, images, weights, bias, work, threads)
-    cache = Cache("conv", images, weights, bias, geometry, layout, engine, threads)
+    cache = Cache("conv", images, weights, bias, geometry, pad_mode, layout, engine, threads)
     return target.finish(), cache
 
 
@@ -138,6 +143,7 @@ def conv(
     pad: Pad = PAD,
     dilation: IntOrPerAxis = DILATION,
     group: int = GROUP,
+    pad_mode: str = "constant",
     layout: str = "NCHW",
     engine: str = "auto",
     out: Array | None = None,
@@ -172,6 +178,7 @@ def conv(
         pad=pad,
         dilation=dilation,
         group=group,
+        pad_mode=pad_mode,
         layout=layout,
         engine=engine,
         out=out,

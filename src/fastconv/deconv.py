@@ -39,6 +39,7 @@ def deconv_forward(
     dilation: IntOrPerAxis = DILATION,
     group: int = GROUP,
     output_pad: IntOrPerAxis = OUTPUT_PAD,
+    pad_mode: str = "constant",
     layout: str = "NCHW",
     engine: str = "auto",
     out: Array | None = None,
@@ -66,6 +67,9 @@ def deconv_forward(
     output_pad : int or one an axis
         Cells added after the last, less than the stride or the dilation: it chooses among the
         sizes that a convolution would have brought to S.
+    pad_mode : {"constant", "reflect", "edge", "wrap"}
+        Where what falls on the cells that `pad` cuts off goes: nowhere, or to the cells that a
+        convolution with this `pad_mode` would read in their place. The result is its adjoint.
     conv_param, dilation, group, layout, engine, out, workers
         As in `conv_forward`; `conv_param` may have `output_pad` too.
 
@@ -104,13 +108,13 @@ def deconv_forward(
     geometry = deconv_geometry(images.shape, weights.shape, **params)
     bias = as_bias(b, geometry.channels)
     dtype = common_dtype(images, weights, bias)
-    serving = select_engine(engine, geometry, dtype)
+    serving = select_engine(engine, geometry, dtype, pad_mode)
     threads = as_workers(workers)
     shape = x_shape_in(layout, geometry.x_shape)
     target = as_target("out", out, shape, dtype, (images, weights, bias))
     work = channels_first(target.work, layout)
     serving.backward_x(geometry, images, weights, bias, work, threads)
-    cache = Cache("deconv", images, weights, bias, geometry, layout, engine, threads)
+    cache = Cache("deconv", images, weights, bias, geometry, pad_mode, layout, engine, threads)
     return target.finish(), cache
 
 
@@ -125,6 +129,7 @@ def deconv(
     dilation: IntOrPerAxis = DILATION,
     group: int = GROUP,
     output_pad: IntOrPerAxis = OUTPUT_PAD,
+    pad_mode: str = "constant",
     layout: str = "NCHW",
     engine: str = "auto",
     out: Array | None = None,
@@ -149,6 +154,7 @@ def deconv(
         dilation=dilation,
         group=group,
         output_pad=output_pad,
+        pad_mode=pad_mode,
         layout=layout,
         engine=engine,
         out=out,

@@ -12,15 +12,19 @@ overlaps, of the dtype that the call computes in.
 """
 
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastconv._engines import caffe
+from fastconv._engines.extended import Extended, check_extends
 from fastconv._geometry import Geometry
 from fastconv._validation import show
 
+Engine: TypeAlias = ModuleType | Extended
+
 ENGINES: tuple[ModuleType, ...] = (caffe,)
+PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def engines() -> tuple[str, ...]:
@@ -40,7 +44,9 @@ def engines() -> tuple[str, ...]:
     return tuple(engine.NAME for engine in ENGINES)
 
 
-def select_engine(name: object, geometry: Geometry, dtype: np.dtype[Any]) -> ModuleType:
+def select_engine(
+    name: object, geometry: Geometry, dtype: np.dtype[Any], pad_mode: object = "constant"
+) -> Engine:
     """The engine of that name, or for "auto" the first that serves.
 
     Raises
@@ -50,6 +56,15 @@ def select_engine(name: object, geometry: Geometry, dtype: np.dtype[Any]) -> Mod
     """
     if not isinstance(name, str) or name not in ("auto", *engines()):
         raise ValueError(f"engine: expected 'auto' or one of {engines()}, got {show(name)}")
+    if not isinstance(pad_mode, str) or pad_mode not in PAD_MODES:
+        raise ValueError(f"pad_mode: expected one of {PAD_MODES}, got {show(pad_mode)}")
+    if pad_mode != "constant":
+        check_extends(geometry, pad_mode)
+        return Extended(_select(name, geometry.without_pad(), dtype), pad_mode)
+    return _select(name, geometry, dtype)
+
+
+def _select(name: str, geometry: Geometry, dtype: np.dtype[Any]) -> ModuleType:
     if name == "auto":
         return next(engine for engine in ENGINES if not engine.unsupported_reason(geometry, dtype))
     chosen = next(engine for engine in ENGINES if name == engine.NAME)

@@ -11,12 +11,14 @@ with ``K = C/G * prod(kernel)`` and ``S = prod(O)``, or the number of positions 
 What is written, and w, is native and C-contiguous; so are x of a 1x1 layer, whose columns are x
 itself (`cols` is None), and dout. Any other x may lie in memory in any way.
 
+The loops also serve columns that are not im2col's: see `_sampling.py`.
+
 Source: BaseConvolutionLayer of Caffe (src/caffe/layers/base_conv_layer.cpp), whose steps bear these
 names.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -91,11 +93,16 @@ def backward_gemm(
 
     A 1x1 layer writes dx directly.
     """
-    target = _in_groups(g, dx)[..., positions] if cols is None else _in_groups(g, cols)
-    gradient = _in_groups(g, apart(dout, w))[..., positions]
-    _multiply(_weights_in_groups(g, w).swapaxes(-1, -2), gradient, target)
+    target = dx.reshape(*dx.shape[:2], -1)[..., positions] if cols is None else cols
+    column_gradients(g, dout, w, target, positions)
     if cols is not None:
         sum_columns(g, cols, dx, positions, add=positions.start > 0, force_nd=force_nd)
+
+
+def column_gradients(g: Geometry, dout: Array, w: Array, cols: Array, positions: slice) -> None:
+    """``cols_g = w_g^T . dout_g``."""
+    gradient = _in_groups(g, apart(dout, w))[..., positions]
+    _multiply(_weights_in_groups(g, w).swapaxes(-1, -2), gradient, _in_groups(g, cols))
 
 
 def weight_gemm(
@@ -107,13 +114,14 @@ def weight_gemm(
     room: Array,
     positions: slice,
     *,
+    skip_im2col: bool = False,
     force_nd: bool = False,
 ) -> None:
     """``dw_g += dout_g . cols_g^T`` with cols = im2col(x), one sample after the other.
 
     The products (n, F, C/G, *K) are put into `room` first.
     """
-    if cols is not None:
+    if cols is not None and not skip_im2col:
         fill_columns(g, x, cols, positions, force_nd=force_nd)
     columns = _in_groups(g, apart(x, dout))[..., positions] if cols is None else _in_groups(g, cols)
     products = room[: len(x)].reshape(len(x), g.group, g.filters // g.group, -1)
@@ -170,28 +178,18 @@ def _in_groups(g: Geometry, array: Array) -> Array:
     return array.reshape(samples, g.group, rows // g.group, -1)
 
 
-# --- the loops over a batch -------------------------------------------------------------------
+# --- the engine -------------------------------------------------------------------------------
 
 
-@np.errstate(all="ignore")
 def forward(
     geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int
 ) -> None:
     """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,)."""
-    weights = as_contiguous(w, out.dtype)
-    bias = None if b is None else as_contiguous(b, out.dtype)
-    plan = _Plan.of(geometry, out.dtype)
+    plan = Plan.of(geometry, out.dtype)
     samples = staged(x, out.dtype, plan.samples, contiguous=geometry.is_1x1)
-    for part, work in _written(out, plan.samples):
-        sample = samples[part]
-        for positions in parts(geometry.positions, plan.positions):
-            cols = plan.columns(len(work), positions)
-            forward_gemm(geometry, sample, weights, work, cols, positions)
-            if bias is not None:
-                forward_bias(work, bias, positions)
+    run_forward(geometry, plan, forward_gemm, samples, w, b, out)
 
 
-@np.errstate(all="ignore")
 def backward_x(
     geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int
 ) -> None:
@@ -199,32 +197,16 @@ def backward_x(
 
     The bias is that of a transposed convolution, whose forward pass this is.
     """
-    weights = as_contiguous(w, dx.dtype)
+    plan = Plan.of(geometry, dx.dtype)
     bias = None if b is None else as_contiguous(b, dx.dtype)
-    plan = _Plan.of(geometry, dx.dtype)
-    gradients = staged(dout, dx.dtype, plan.samples, contiguous=True)
-    for part, work in _written(dx, plan.samples):
-        gradient = gradients[part]
-        for positions in parts(geometry.positions, plan.positions):
-            cols = plan.columns(len(work), positions)
-            backward_gemm(geometry, gradient, weights, work, cols, positions)
-        if bias is not None:
-            forward_bias(work, bias, slice(None))
+    run_backward_x(geometry, plan, backward_gemm, dout, w, written(dx, plan.samples, bias))
 
 
-@np.errstate(all="ignore")
 def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int) -> None:
     """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
-    plan = _Plan.of(geometry, dw.dtype)
-    step = max(1, min(plan.samples, STEP_BYTES // dw.nbytes))  # each has its own product
-    samples = staged(x, dw.dtype, step, contiguous=geometry.is_1x1)
-    gradients = staged(dout, dw.dtype, step, contiguous=True)
-    room = allocate("weight gradients", (step, *dw.shape), dw.dtype)
-    for part in parts(geometry.batch, step):
-        sample, gradient = samples[part], gradients[part]
-        for positions in parts(geometry.positions, plan.positions):
-            cols = plan.columns(len(gradient), positions)
-            weight_gemm(geometry, sample, gradient, dw, cols, room, positions)
+    plan = Plan.of(geometry, dw.dtype).with_products(dw)
+    samples = staged(x, dw.dtype, plan.samples, contiguous=geometry.is_1x1)
+    run_backward_w(geometry, plan, weight_gemm, samples, dout, dw)
 
 
 @np.errstate(all="ignore")
@@ -238,7 +220,10 @@ def backward_b(dout: Array, db: Array, workers: int) -> None:
         backward_bias(db, gradients[part], multiplier, room)
 
 
-class _Plan(NamedTuple):
+# --- the loops over a batch -------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
     """How a batch is cut into steps: some whole samples, or some positions of one.
 
     It follows from the layer and the type alone, so that a sample's result does not depend on the
@@ -248,21 +233,30 @@ class _Plan(NamedTuple):
     samples: int
     positions: int
     taps: int
-    buffer: Array | None  # the columns of one step, whatever its shape; None for a 1x1 layer
+    dtype: np.dtype[Any]
+    buffer: Array | None  # the columns of one step, whatever its shape; None where x is its own
 
     @classmethod
-    def of(cls, geometry: Geometry, dtype: np.dtype[Any]) -> "_Plan":
-        budget = POINTWISE_BYTES if geometry.is_1x1 else STEP_BYTES
-        columns = budget // (geometry.taps * dtype.itemsize)
+    def of(cls, geometry: Geometry, dtype: np.dtype[Any], *, lowered: bool = False) -> "Plan":
+        """Plan a call. A 1x1 layer that is `lowered` has columns, cut as those it has without."""
+        column = geometry.taps * dtype.itemsize
+        columns = (POINTWISE_BYTES if geometry.is_1x1 else STEP_BYTES) // column
         steps = max(1, geometry.positions // max(columns, STEP_POSITIONS))
         positions = -(-geometry.positions // steps)  # all steps nearly alike, none very small
         row = geometry.out_shape[-1]
         if row < positions:  # whole rows are lowered faster
             positions = -(-positions // row) * row
+        needs_columns = lowered or not geometry.is_1x1
+        if needs_columns:
+            columns = STEP_BYTES // column
         samples = max(1, min(geometry.batch, columns // geometry.positions))
         size = samples * geometry.taps * positions
-        buffer = None if geometry.is_1x1 else allocate("the column buffer", (size,), dtype)
-        return cls(samples, positions, geometry.taps, buffer)
+        buffer = allocate("the column buffer", (size,), dtype) if needs_columns else None
+        return cls(samples, positions, geometry.taps, dtype, buffer)
+
+    def with_products(self, dw: Array) -> "Plan":
+        """Take fewer samples at a time where each has a product as large as dw."""
+        return self._replace(samples=max(1, min(self.samples, STEP_BYTES // dw.nbytes)))
 
     def columns(self, samples: int, positions: slice) -> Array | None:
         """The buffer as the columns (samples, C*K, S) of one step."""
@@ -272,15 +266,88 @@ class _Plan(NamedTuple):
         return self.buffer[: shape[0] * shape[1] * shape[2]].reshape(shape)
 
 
-def _written(out: Array, step: int) -> Iterator[tuple[slice, Array]]:
+# One of the five steps, or one with other columns in its place.
+Step: TypeAlias = Callable[..., None]
+
+
+class Samples(Protocol):
+    """What gives some samples of a batch, in the form in which a step takes them."""
+
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
+@np.errstate(all="ignore")
+def run_forward(
+    geometry: Geometry,
+    plan: Plan,
+    gemm: Step,
+    samples: Samples,
+    w: Array,
+    b: Array | None,
+    out: Array,
+) -> None:
+    """Walk over a batch with a step like `forward_gemm`, and the bias."""
+    weights = as_contiguous(w, out.dtype)
+    bias = None if b is None else as_contiguous(b, out.dtype)
+    for part, work in written(out, plan.samples):
+        sample = samples[part]
+        for positions in parts(geometry.positions, plan.positions):
+            cols = plan.columns(len(work), positions)
+            gemm(geometry, sample, weights, work, cols, positions)
+            if bias is not None:
+                forward_bias(work, bias, positions)
+
+
+@np.errstate(all="ignore")
+def run_backward_x(
+    geometry: Geometry,
+    plan: Plan,
+    gemm: Step,
+    dout: Array,
+    w: Array,
+    targets: Iterable[tuple[slice, Any]],
+) -> None:
+    """Walk over targets, each with the samples it is for, with a step like `backward_gemm`."""
+    weights = as_contiguous(w, plan.dtype)
+    gradients = staged(dout, plan.dtype, plan.samples, contiguous=True)
+    for part, work in targets:
+        gradient = gradients[part]
+        for positions in parts(geometry.positions, plan.positions):
+            cols = plan.columns(len(gradient), positions)
+            gemm(geometry, gradient, weights, work, cols, positions)
+
+
+@np.errstate(all="ignore")
+def run_backward_w(
+    geometry: Geometry,
+    plan: Plan,
+    gemm: Step,
+    samples: Samples,
+    dout: Array,
+    dw: Array,
+) -> None:
+    """Walk over a batch with a step like `weight_gemm`."""
+    gradients = staged(dout, dw.dtype, plan.samples, contiguous=True)
+    room = allocate("weight gradients", (plan.samples, *dw.shape), dw.dtype)
+    for part in parts(geometry.batch, plan.samples):
+        sample, gradient = samples[part], gradients[part]
+        for positions in parts(geometry.positions, plan.positions):
+            cols = plan.columns(len(gradient), positions)
+            gemm(geometry, sample, gradient, dw, cols, room, positions)
+
+
+def written(out: Array, step: int, bias: Array | None = None) -> Iterator[tuple[slice, Array]]:
     """Walk over some samples at a time, each part with contiguous memory to write them to.
 
     That is `out` itself where it is contiguous; else the part is copied there as the walk goes on.
+    A bias is added to a part once it is written.
     """
     in_place = out[:step].flags.c_contiguous
     spare = None if in_place else allocate("a sample", out[:step].shape, out.dtype)
     for part in parts(len(out), step):
         work = out[part] if spare is None else spare[: part.stop - part.start]
         yield part, work
+        if bias is not None:
+            forward_bias(work, bias, slice(None))
         if spare is not None:
             out[part] = work

@@ -15,6 +15,8 @@ convolution too; into w, its weight gradient. The forms differ in how they walk 
 `reference.shifted` one matrix product for each kernel offset, channels last
 `reference.strided` one matrix product over a view of all windows
 `reference.adjoint` the two gradients, each as a convolution of other arrays
+`reference.pooling` pools: one window at a time, and through im2col
+`reference.deformable` deformable convolution: one product at a time
 ==================  =================================================================
 
 The parameters `stride`, `pad`, `dilation`, `group` and `layout`, and the shapes, are those of
@@ -24,6 +26,10 @@ where the forward call had no bias.
 """
 
 from fastconv.reference.adjoint import conv_dw_conv, conv_dx_rotated
+from fastconv.reference.deformable import (
+    deform_conv_backward_loops,
+    deform_conv_forward_loops,
+)
 from fastconv.reference.loops import (
     col2im_loops,
     conv_backward_loops,
@@ -31,6 +37,16 @@ from fastconv.reference.loops import (
     deconv_backward_loops,
     deconv_forward_loops,
     im2col_loops,
+)
+from fastconv.reference.pooling import (
+    avg_pool_backward_im2col,
+    avg_pool_backward_loops,
+    avg_pool_forward_im2col,
+    avg_pool_forward_loops,
+    max_pool_backward_im2col,
+    max_pool_backward_loops,
+    max_pool_forward_im2col,
+    max_pool_forward_loops,
 )
 from fastconv.reference.shifted import (
     conv_backward_shifted,
@@ -41,6 +57,10 @@ from fastconv.reference.shifted import (
 from fastconv.reference.strided import conv_backward_strided, conv_forward_strided
 
 __all__ = [
+    "avg_pool_backward_im2col",
+    "avg_pool_backward_loops",
+    "avg_pool_forward_im2col",
+    "avg_pool_forward_loops",
     "col2im_loops",
     "conv_backward_loops",
     "conv_backward_shifted",
@@ -54,5 +74,11 @@ __all__ = [
     "deconv_backward_shifted",
     "deconv_forward_loops",
     "deconv_forward_shifted",
+    "deform_conv_backward_loops",
+    "deform_conv_forward_loops",
     "im2col_loops",
+    "max_pool_backward_im2col",
+    "max_pool_backward_loops",
+    "max_pool_forward_im2col",
+    "max_pool_forward_loops",
 ]

@@ -1,0 +1,50 @@
+"""The kernels, in the best of their builds that this processor can run.
+
+Each `.pyx` here is compiled once for each instruction set, into the folders `base`, `v3` and `v4`.
+Which build runs is chosen once, at import; the environment variable FASTCONV_ISA names another.
+"""
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from fastconv._kernels.base import cpu
+
+# Instruction sets and the folders of their builds, the best first. The last is everywhere.
+FOLDERS = {"x86-64-v4": "v4", "x86-64-v3": "v3", cpu.COMPILED_FOR: "base"}
+
+
+def load(name: str, instruction_set: str) -> ModuleType:
+    """Import the build of a kernel for an instruction set, one of RUNNABLE."""
+    return importlib.import_module(f"fastconv._kernels.{FOLDERS[instruction_set]}.{name}")
+
+
+def _runnable() -> tuple[str, ...]:
+    """Name the instruction sets that the processor has and the installation was built for."""
+    found = []
+    for name, folder in FOLDERS.items():
+        built = importlib.util.find_spec(f"fastconv._kernels.{folder}.pool")
+        if built and (folder == "base" or name in cpu.supported()):
+            found.append(name)
+    return tuple(found)
+
+
+def _select(asked: str) -> str:
+    """The instruction set of that name, or the best if the name is empty."""
+    if not asked:
+        return RUNNABLE[0]
+    if asked not in RUNNABLE:
+        raise ValueError(f"FASTCONV_ISA must be one of {RUNNABLE} on this machine, got {asked!r}")
+    return asked
+
+
+RUNNABLE = _runnable()
+INSTRUCTION_SET = _select(os.environ.get("FASTCONV_ISA", "").strip())
+
+if TYPE_CHECKING:
+    from fastconv._kernels.base import deform, pool
+else:
+    deform = load("deform", INSTRUCTION_SET)
+    pool = load("pool", INSTRUCTION_SET)

@@ -1,0 +1,3 @@
+COMPILED_FOR: str
+
+def supported() -> tuple[str, ...]: ...
