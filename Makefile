@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := .venv-sanitize
+EXTENSIONS := fastconv._im2col $(addprefix fastconv._kernels.base.,cpu deform pool)
 SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find src/fastconv -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd')
 
 .PHONY: help demo test lint bench sanitize clean
@@ -28,7 +29,7 @@ lint: $(VENV)/lint.done $(VENV)/test.done $(VENV)/examples.done
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest fastconv._im2col --allowlist tests/stubtest_allowlist.txt
+	$(BIN)/python -m mypy.stubtest $(EXTENSIONS) --allowlist tests/stubtest_allowlist.txt
 
 bench: $(VENV)/bench.done
 	$(BIN)/python -m pytest benchmarks $(ARGS)

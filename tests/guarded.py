@@ -15,7 +15,6 @@ import math
 import mmap
 import random
 import sys
-from dataclasses import replace
 
 import numpy as np
 
@@ -191,7 +190,7 @@ def check_pools(end: str, dtype: type) -> int:
             _, cache = fastconv.max_pool_forward(images, kernel, out=out, layout=layout, **params)
             np.testing.assert_array_equal(np.moveaxis(out, axis, 1), maximum)
             taps = np.moveaxis(POOL[4].array(np.moveaxis(cache.taps, 1, axis), end), axis, 1)
-            fastconv.max_pool_backward(gradient, replace(cache, taps=taps), dx=dx)
+            fastconv.max_pool_backward(gradient, cache._replace(taps=taps), dx=dx)
             np.testing.assert_array_equal(np.moveaxis(dx, axis, 1), dmaximum)
             _, cache = fastconv.avg_pool_forward(images, kernel, out=out, layout=layout, **params)
             np.testing.assert_array_equal(np.moveaxis(out, axis, 1), average)

@@ -87,10 +87,25 @@ def test_imports_run_downward(path):
 
 def test_init_holds_names_only():
     body = ast.parse((PACKAGE / "__init__.py").read_text()).body
-    docstring, *imports, names = body
+    docstring, *imports, for_types, names, getattr_, dir_ = body
     assert isinstance(docstring, ast.Expr)
-    assert all(isinstance(node, ast.ImportFrom) for node in imports)
+    assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in imports)
+    assert isinstance(for_types, ast.If)
     assert isinstance(names, ast.Assign)
+    assert [getattr_.name, dir_.name] == ["__getattr__", "__dir__"]
+
+
+def test_modules_come_when_they_are_asked_for():
+    code = (
+        "import sys, fastconv; before = 'fastconv.caffe' in sys.modules;"
+        "print(before, fastconv.caffe.Blob.__name__, sorted(dir(fastconv)) == fastconv.__all__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False Blob True\n"
+    with pytest.raises(AttributeError, match="module 'fastconv' has no attribute 'pools'"):
+        _ = fastconv.pools
 
 
 def test_every_public_name_is_documented():

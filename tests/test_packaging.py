@@ -22,6 +22,8 @@ SHIPPED = [
     "fastconv/_im2col.pxd",
     "fastconv/_im2col.pyi",
     "fastconv/_im2col.pyx",
+    *(f"fastconv/_kernels/{name}.pyx" for name in ("cpu", "deform", "pool")),
+    *(f"fastconv/_kernels/base/{name}.pyi" for name in ("cpu", "deform", "pool")),
     "fastconv/py.typed",
 ]
 

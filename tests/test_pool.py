@@ -6,7 +6,6 @@ many cases.
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -966,13 +965,13 @@ def test_a_cache_whose_taps_do_not_fit_is_refused(kernel, layout):
     ]:
         taps = cache.taps.copy()
         taps[where] = tap
-        broken = replace(cache, taps=taps)
+        broken = cache._replace(taps=taps)
         dx = np.ones_like(x)
         match = "^cache: its taps are no cells of the windows of x$"
         refuses(
             ValueError, match, lambda c=broken, d=dx: fastconv.max_pool_backward(out, c, dx=d), dx
         )
     for taps in (cache.taps[:, :1], cache.taps[..., :-1], cache.taps.astype(np.int64)):
-        broken = replace(cache, taps=taps)
+        broken = cache._replace(taps=taps)
         refuses(ValueError, "do not fit", lambda c=broken: fastconv.max_pool_backward(out, c), out)
-    fastconv.max_pool_backward(out, replace(cache, taps=cache.taps[:, ::-1][:, ::-1]))
+    fastconv.max_pool_backward(out, cache._replace(taps=cache.taps[:, ::-1][:, ::-1]))

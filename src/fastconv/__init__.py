@@ -1,11 +1,12 @@
 """Convolution for NumPy: Caffe's layers and im2col, exact and quick."""
 
-from fastconv import caffe, cs231n, reference
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastconv._config import config
 from fastconv._engines import engines
 from fastconv.conv import conv, conv_backward, conv_forward
 from fastconv.deconv import deconv, deconv_backward, deconv_forward
-from fastconv.deform import deform_conv_backward, deform_conv_forward
 from fastconv.lowering import col2im, im2col, im2col_blocks
 from fastconv.pool import (
     avg_pool_backward,
@@ -13,6 +14,10 @@ from fastconv.pool import (
     max_pool_backward,
     max_pool_forward,
 )
+
+if TYPE_CHECKING:
+    from fastconv import caffe, cs231n, reference
+    from fastconv.deform import deform_conv_backward, deform_conv_forward
 
 __all__ = [
     "avg_pool_backward",
@@ -36,3 +41,16 @@ __all__ = [
     "max_pool_forward",
     "reference",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what few callers need when it is first asked for."""
+    if name in ("caffe", "cs231n", "reference"):
+        return importlib.import_module(f"fastconv.{name}")
+    if name in ("deform_conv_backward", "deform_conv_forward"):
+        return getattr(importlib.import_module("fastconv.deform"), name)
+    raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

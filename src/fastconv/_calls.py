@@ -48,8 +48,7 @@ class Cache:
 CacheKind = TypeVar("CacheKind", bound=Cache)
 
 
-@dataclass(frozen=True, slots=True)
-class Gradients:
+class Gradients(NamedTuple):
     """A backward call once its arguments are checked.
 
     Attributes

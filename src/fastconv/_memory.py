@@ -6,8 +6,7 @@ elements do not overlap. What a caller hands in need not be so: it is then worke
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,15 +53,17 @@ def _copy(array: Array, dtype: np.dtype[Any]) -> Array:
     return copy
 
 
-@dataclass(frozen=True, slots=True)
 class Staged:
     """An array that is read a few samples at a time, as kernels can read it.
 
     The room for copies is made beforehand: a call that finds no memory has then written nothing.
     """
 
-    array: Array
-    room: Array | None
+    __slots__ = ("array", "room")
+
+    def __init__(self, array: Array, room: Array | None) -> None:
+        self.array = array
+        self.room = room
 
     def __getitem__(self, part: slice) -> Array:
         samples = self.array[part]
@@ -98,8 +99,7 @@ def overlaps_itself(array: Array) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """An array that a result goes to.
 
     Attributes

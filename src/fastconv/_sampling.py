@@ -6,7 +6,7 @@ as in the engine `caffe`, and cut alike, so that offsets of 0 give what it gives
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from fastconv._validation import Array
 CALL_BYTES = 2**24
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(NamedTuple):
     """x (n, C, H, W), offset (n, 2*offset_group*KH*KW, OH, OW), mask (n, offset_group*KH*KW, ...).
 
     They may lie in memory in any way, except where kernels read them: see `_Staged`.
@@ -59,8 +58,7 @@ class _Staged:
         return Samples(self.x[part], self.offset[part], mask, self.offset_group)
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
+class Targets(NamedTuple):
     """Where the gradients of x, offset and mask go; None for one that is not asked for."""
 
     dx: Array | None
@@ -209,8 +207,7 @@ def _fill_zeros(array: Array) -> None:
         array[:, part].fill(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """Channels that one call of a kernel handles, of so many offset groups, and what is theirs."""
 
     channels: slice

@@ -61,7 +61,7 @@ from fastconv._validation import (
 )
 from fastconv.conv import conv_backward, conv_forward
 from fastconv.lowering import col2im, im2col
-from fastconv.pool import PoolCache, max_pool_backward, max_pool_forward
+from fastconv.pool import MaxPoolCache, max_pool_backward, max_pool_forward
 
 __all__ = [
     "col2im_6d_cython",
@@ -587,7 +587,9 @@ def max_pool_backward_reshape(dout: ArrayLike, cache: tuple[Any, ...]) -> Array:
     return dx
 
 
-def max_pool_forward_fast(x: ArrayLike, pool_param: Mapping[str, Any]) -> tuple[Array, PoolCache]:
+def max_pool_forward_fast(
+    x: ArrayLike, pool_param: Mapping[str, Any]
+) -> tuple[Array, MaxPoolCache]:
     """Take the maximum of every window: `fastconv.max_pool_forward` under the course's name.
 
     Parameters and result as in `max_pool_forward_naive`; the cache is for `max_pool_backward_fast`.
@@ -596,7 +598,7 @@ def max_pool_forward_fast(x: ArrayLike, pool_param: Mapping[str, Any]) -> tuple[
     return max_pool_forward(images, g.kernel_size, stride=g.stride)
 
 
-def max_pool_backward_fast(dout: ArrayLike, cache: PoolCache) -> Array:
+def max_pool_backward_fast(dout: ArrayLike, cache: MaxPoolCache) -> Array:
     """Compute the gradient of `max_pool_forward_fast`: `fastconv.max_pool_backward`.
 
     Parameters and result as in `max_pool_backward_naive`.

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -31,37 +30,30 @@ MAX_CELLS = 2**31 - 1
 Window: TypeAlias = IntOrPerAxis | Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolCache:
-    """What a pool's forward call hands to its backward call; its contents are not for callers.
+class MaxPoolCache(NamedTuple):
+    """What `max_pool_forward` hands to `max_pool_backward`; its contents are not for callers.
 
-    The images are not read again: of a maximum pool, `MaxPoolCache` keeps the number of each
-    maximum's cell in its window, a byte for windows of up to 256 cells, else four.
+    `taps` holds the number of each maximum's cell in its window, in a byte for windows of up to 256
+    cells, else in four; x is not read again.
     """
 
-    operation: ClassVar[str]
     dtype: np.dtype[Any]
     geometry: Geometry
     layout: str
-
-
-@dataclass(frozen=True, slots=True)
-class MaxPoolCache(PoolCache):
-    """That of a maximum pool."""
-
-    operation = "max_pool"
     taps: Array
 
 
-@dataclass(frozen=True, slots=True)
-class AvgPoolCache(PoolCache):
-    """That of an average pool."""
+class AvgPoolCache(NamedTuple):
+    """What `avg_pool_forward` hands to `avg_pool_backward`; its contents are not for callers."""
 
-    operation = "avg_pool"
+    dtype: np.dtype[Any]
+    geometry: Geometry
+    layout: str
     count_include_pad: bool
 
 
-Kind = TypeVar("Kind", bound=PoolCache)
+Cache = TypeVar("Cache", MaxPoolCache, AvgPoolCache)
+FORWARD = {MaxPoolCache: "max_pool_forward", AvgPoolCache: "avg_pool_forward"}
 
 
 @overload
@@ -77,7 +69,7 @@ def max_pool_forward(
     layout: str = ...,
     return_indices: Literal[False] = ...,
     out: Array | None = ...,
-) -> tuple[Array, PoolCache]: ...
+) -> tuple[Array, MaxPoolCache]: ...
 @overload
 def max_pool_forward(
     x: ArrayLike,
@@ -91,7 +83,7 @@ def max_pool_forward(
     layout: str = ...,
     return_indices: Literal[True],
     out: Array | None = ...,
-) -> tuple[Array, PoolCache, Array]: ...
+) -> tuple[Array, MaxPoolCache, Array]: ...
 def max_pool_forward(
     x: ArrayLike,
     kernel_size: Window | None = None,
@@ -104,7 +96,7 @@ def max_pool_forward(
     layout: str = "NCHW",
     return_indices: bool = False,
     out: Array | None = None,
-) -> tuple[Array, PoolCache] | tuple[Array, PoolCache, Array]:
+) -> tuple[Array, MaxPoolCache] | tuple[Array, MaxPoolCache, Array]:
     """Take the maximum of each window of each channel.
 
     ``out[n, c, o...] = max(x[n, c, o*stride - pad + k*dilation])`` over the kernel indices k whose
@@ -194,7 +186,7 @@ def max_pool_forward(
     return result, cache, indices
 
 
-def max_pool_backward(dout: ArrayLike, cache: PoolCache, *, dx: Array | None = None) -> Array:
+def max_pool_backward(dout: ArrayLike, cache: MaxPoolCache, *, dx: Array | None = None) -> Array:
     """Compute the gradient of a maximum pool: each element of dout goes to its window's maximum.
 
     Parameters
@@ -247,7 +239,7 @@ def avg_pool_forward(
     count_include_pad: bool = False,
     layout: str = "NCHW",
     out: Array | None = None,
-) -> tuple[Array, PoolCache]:
+) -> tuple[Array, AvgPoolCache]:
     """Take the average of each window of each channel.
 
     ``out[n, c, o...] = sum(x[n, c, o*stride - pad + k*dilation]) / divisor`` over the kernel
@@ -295,7 +287,7 @@ def avg_pool_forward(
     return target.finish(), AvgPoolCache(dtype, geometry, layout, padding)
 
 
-def avg_pool_backward(dout: ArrayLike, cache: PoolCache, *, dx: Array | None = None) -> Array:
+def avg_pool_backward(dout: ArrayLike, cache: AvgPoolCache, *, dx: Array | None = None) -> Array:
     """Compute the gradient of an average pool: each element of dout is shared by its window.
 
     Parameters
@@ -350,16 +342,14 @@ def _begin(
 
 
 def _begin_backward(
-    kind: type[Kind], dout: object, cache: object, dx: Array | None
-) -> tuple[Kind, Array, Target]:
+    kind: type[Cache], dout: object, cache: object, dx: Array | None
+) -> tuple[Cache, Array, Target]:
     """Check the arguments of a backward call: the cache, dout channels first, and dx's target."""
-    if not isinstance(cache, PoolCache):
-        raise TypeError(
-            f"cache: expected what {kind.operation}_forward returned, got {type(cache).__name__}"
-        )
     if not isinstance(cache, kind):
-        raise ValueError(
-            f"cache: it comes from {cache.operation}_forward, not {kind.operation}_forward"
+        if isinstance(cache, MaxPoolCache | AvgPoolCache):
+            raise ValueError(f"cache: it comes from {FORWARD[type(cache)]}, not {FORWARD[kind]}")
+        raise TypeError(
+            f"cache: expected what {FORWARD[kind]} returned, got {type(cache).__name__}"
         )
     gradient = as_floating("dout", dout)
     expected = x_shape_in(cache.layout, cache.geometry.result_shape)

@@ -13,8 +13,8 @@ and the cells are those of `np.pad`.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ from fastconv._memory import allocate
 from fastconv._validation import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Extended:
+class Extended(NamedTuple):
     """An engine that extends images by `pad_mode`, and has another one compute."""
 
     engine: ModuleType

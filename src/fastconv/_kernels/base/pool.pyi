@@ -3,34 +3,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Sizes = npt.NDArray[np.intp]
-Part = tuple[int, int, int, int]
-Taps = npt.NDArray[np.intc]
+_Array = npt.NDArray[Any]
+_Sizes = npt.NDArray[np.intp]
+_Part = tuple[int, int, int, int]
+_Taps = npt.NDArray[np.intc]
 
 def max_forward(
-    x: Array,
-    out: Array,
-    kept: Array | None,
-    sizes: Sizes,
-    part: Part,
-    room: Array,
-    rows: Sizes,
-    taps: Taps,
+    x: _Array,
+    out: _Array,
+    kept: _Array | None,
+    sizes: _Sizes,
+    part: _Part,
+    room: _Array,
+    rows: _Sizes,
+    taps: _Taps,
 ) -> None: ...
 def max_backward(
-    kept: Array,
-    dout: Array,
-    dx: Array,
-    sizes: Sizes,
-    part: Part,
-    rows: Sizes,
-    taps: Taps,
+    kept: _Array,
+    dout: _Array,
+    dx: _Array,
+    sizes: _Sizes,
+    part: _Part,
+    rows: _Sizes,
+    taps: _Taps,
 ) -> None: ...
-def max_fits(kept: Array, sizes: Sizes, part: Part) -> bool: ...
+def max_fits(kept: _Array, sizes: _Sizes, part: _Part) -> bool: ...
 def average_forward(
-    x: Array, out: Array, sizes: Sizes, part: Part, room: Array, rows: Sizes, counted: Sizes
+    x: _Array, out: _Array, sizes: _Sizes, part: _Part, room: _Array, rows: _Sizes, counted: _Sizes
 ) -> None: ...
 def average_backward(
-    dout: Array, dx: Array, sizes: Sizes, part: Part, room: Array, rows: Sizes, counted: Sizes
+    dout: _Array,
+    dx: _Array,
+    sizes: _Sizes,
+    part: _Part,
+    room: _Array,
+    rows: _Sizes,
+    counted: _Sizes,
 ) -> None: ...
