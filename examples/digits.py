@@ -4,9 +4,9 @@ The digits are the 1797 scans of 8x8 pixels that come with scikit-learn. The net
 
     convolution 3x3 -> ReLU -> 2x2 max pool -> convolution 3x3 -> ReLU -> fully connected -> softmax
 
-and is trained twice from the same seed, on the same batches in the same order. Only the pair of
-functions that does the convolution changes: `fastconv.conv_forward` and `fastconv.conv_backward`
-the first time, the strided-view form of `fastconv.reference` the second.
+and is trained twice from the same seed, on the same batches in the same order. Only the functions
+that convolve and pool change: those of `fastconv` the first time, plain NumPy the second, where the
+convolution is the strided-view form of `fastconv.reference`.
 
 Run it with ``python examples/digits.py``; ``--help`` lists the options.
 """
@@ -34,6 +34,7 @@ TEST_FRACTION = 0.25
 BATCH = 32
 CLASSES = 10
 FILTERS = (32, 64)
+WINDOW = 2  # of the pool
 PAD = 1  # keeps the size of the image under a 3x3 kernel
 SHOWN_DIGITS = 30
 
@@ -41,34 +42,67 @@ Array = NDArray[Any]
 Parameters = dict[str, Array]
 
 
-class Convolution(NamedTuple):
-    """A way to convolve: the one thing in which the two training runs differ.
+class Library(NamedTuple):
+    """A way to convolve and to pool: the one thing in which the two training runs differ.
 
-    ``forward(x, w, b, pad=...)`` gives ``out, cache``;
-    ``backward(dout, cache, propagate_down=...)`` gives ``dx, dw, db``.
+    ``conv_forward(x, w, b, pad=...)`` and ``pool_forward(x, size)`` give ``out, cache``;
+    ``conv_backward(dout, cache, propagate_down=...)`` gives ``dx, dw, db``, and
+    ``pool_backward(dout, cache)`` dx.
     """
 
     name: str
-    forward: Callable[..., tuple[Array, Any]]
-    backward: Callable[..., tuple[Any, Any, Any]]  # None for a gradient that is not wanted
+    conv_forward: Callable[..., tuple[Array, Any]]
+    conv_backward: Callable[..., tuple[Any, Any, Any]]  # None for a gradient that is not wanted
+    pool_forward: Callable[..., tuple[Array, Any]]
+    pool_backward: Callable[..., Array]
 
 
-def numpy_forward(x: Array, w: Array, b: Array, *, pad: int) -> tuple[Array, Any]:
+def numpy_conv_forward(x: Array, w: Array, b: Array, *, pad: int) -> tuple[Array, Any]:
     """Convolve with a strided view and one matrix product, in NumPy alone."""
     return reference.conv_forward_strided(x, w, b, pad=pad), (x, w, pad)
 
 
-def numpy_backward(
+def numpy_conv_backward(
     dout: Array, cache: Any, *, propagate_down: tuple[bool, bool, bool]
 ) -> tuple[Array | None, Array, Array]:
-    """Give the gradients of `numpy_forward`; this form always computes all three."""
+    """Give the gradients of `numpy_conv_forward`; this form always computes all three."""
     x, w, pad = cache
     dx, dw, db = reference.conv_backward_strided(dout, x, w, pad=pad)
     return dx if propagate_down[0] else None, dw, db
 
 
-FASTCONV = Convolution("fastconv", fastconv.conv_forward, fastconv.conv_backward)
-NUMPY = Convolution("NumPy", numpy_forward, numpy_backward)
+def numpy_pool_forward(x: Array, size: int) -> tuple[Array, tuple[Array, int]]:
+    """Take the maximum of every window of ``x (N, C, H, W)``; H and W are multiples of its size.
+
+    The cache says where in its window each maximum stood, in row-major order: the first of equals.
+    """
+    N, C, H, W = x.shape
+    split = x.reshape(N, C, H // size, size, W // size, size)
+    windows = split.swapaxes(3, 4).reshape(N, C, H // size, W // size, size * size)
+    where = windows.argmax(axis=-1, keepdims=True)
+    return np.take_along_axis(windows, where, axis=-1)[..., 0], (where, size)
+
+
+def numpy_pool_backward(dout: Array, cache: tuple[Array, int]) -> Array:
+    """Send each gradient back to the place its maximum came from; the rest of a window gets 0."""
+    where, size = cache
+    N, C, OH, OW = dout.shape
+    windows = np.zeros((N, C, OH, OW, size * size), dout.dtype)
+    np.put_along_axis(windows, where, dout[..., None], axis=-1)
+    split = windows.reshape(N, C, OH, OW, size, size).swapaxes(3, 4)
+    return split.reshape(N, C, OH * size, OW * size)
+
+
+FASTCONV = Library(
+    "fastconv",
+    fastconv.conv_forward,
+    fastconv.conv_backward,
+    fastconv.max_pool_forward,
+    fastconv.max_pool_backward,
+)
+NUMPY = Library(
+    "NumPy", numpy_conv_forward, numpy_conv_backward, numpy_pool_forward, numpy_pool_backward
+)
 
 
 class Digits(NamedTuple):
@@ -89,29 +123,6 @@ def load_data(seed: int) -> Digits:
     )
 
 
-def max_pool_forward(x: Array) -> tuple[Array, Array]:
-    """Take the maximum of every 2x2 window of ``x (N, C, H, W)``, H and W even.
-
-    Returns
-    -------
-    out : ndarray, shape (N, C, H/2, W/2)
-    cache : ndarray of int, shape (N, C, H/2, W/2, 1)
-        Where in its window each maximum stood, 0 to 3 in row-major order: the first of equals.
-    """
-    N, C, H, W = x.shape
-    windows = x.reshape(N, C, H // 2, 2, W // 2, 2).swapaxes(3, 4).reshape(N, C, H // 2, W // 2, 4)
-    cache = windows.argmax(axis=-1, keepdims=True)
-    return np.take_along_axis(windows, cache, axis=-1)[..., 0], cache
-
-
-def max_pool_backward(dout: Array, cache: Array) -> Array:
-    """Send each gradient back to the place its maximum came from; the rest of a window gets 0."""
-    N, C, OH, OW = dout.shape
-    windows = np.zeros((N, C, OH, OW, 4), dout.dtype)
-    np.put_along_axis(windows, cache, dout[..., None], axis=-1)
-    return windows.reshape(N, C, OH, OW, 2, 2).swapaxes(3, 4).reshape(N, C, 2 * OH, 2 * OW)
-
-
 def softmax_loss(scores: Array, y: Array) -> tuple[float, Array]:
     """Give the mean cross-entropy of ``scores (N, CLASSES)`` and its gradient by the scores."""
     samples = np.arange(len(y))
@@ -127,8 +138,8 @@ class Network:
 
     Parameters
     ----------
-    convolution : Convolution
-        The functions that convolve, forward and backward.
+    library : Library
+        The functions that convolve and pool, forward and backward.
     rng : numpy.random.Generator
         Source of the initial weights.
     dtype : dtype-like, default float32
@@ -137,11 +148,11 @@ class Network:
 
     def __init__(
         self,
-        convolution: Convolution,
+        library: Library,
         rng: np.random.Generator,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.convolution = convolution
+        self.library = library
         first, second = FILTERS
         shapes = {"1": (first, 1, 3, 3), "2": (second, first, 3, 3), "3": (CLASSES, second * 4 * 4)}
         self.params: Parameters = {}
@@ -153,9 +164,9 @@ class Network:
     def forward(self, x: Array) -> tuple[Array, tuple[Any, ...]]:
         """Give the scores ``(N, CLASSES)`` of ``x (N, 1, 8, 8)``, and what `backward` needs."""
         p = self.params
-        out1, conv1 = self.convolution.forward(x, p["w1"], p["b1"], pad=PAD)
-        pooled, pool = max_pool_forward(np.maximum(out1, 0))
-        out2, conv2 = self.convolution.forward(pooled, p["w2"], p["b2"], pad=PAD)
+        out1, conv1 = self.library.conv_forward(x, p["w1"], p["b1"], pad=PAD)
+        pooled, pool = self.library.pool_forward(np.maximum(out1, 0), WINDOW)
+        out2, conv2 = self.library.conv_forward(pooled, p["w2"], p["b2"], pad=PAD)
         features = np.maximum(out2, 0).reshape(len(x), -1)
         scores = features @ p["w3"].T + p["b3"]
         return scores, (conv1, out1, pool, conv2, out2, features)
@@ -165,12 +176,12 @@ class Network:
         conv1, out1, pool, conv2, out2, features = cache
         dfeatures = dscores @ self.params["w3"]
         dout2 = dfeatures.reshape(out2.shape) * (out2 > 0)
-        dpooled, dw2, db2 = self.convolution.backward(
+        dpooled, dw2, db2 = self.library.conv_backward(
             dout2, conv2, propagate_down=(True, True, True)
         )
-        dout1 = max_pool_backward(dpooled, pool) * (out1 > 0)
+        dout1 = self.library.pool_backward(dpooled, pool) * (out1 > 0)
         # Nothing stands before the first layer, so the gradient by the image is left out.
-        _, dw1, db1 = self.convolution.backward(dout1, conv1, propagate_down=(False, True, True))
+        _, dw1, db1 = self.library.conv_backward(dout1, conv1, propagate_down=(False, True, True))
         dw3, db3 = dscores.T @ features, dscores.sum(axis=0)
         return {"w1": dw1, "b1": db1, "w2": dw2, "b2": db2, "w3": dw3, "b3": db3}
 
@@ -218,21 +229,21 @@ class Run(NamedTuple):
     accuracy: float
 
 
-def train(convolution: Convolution, data: Digits, epochs: int, seed: int) -> Run:
+def train(library: Library, data: Digits, epochs: int, seed: int) -> Run:
     """Train a network from `seed`, then test it; only the training is timed."""
     rng = np.random.default_rng(seed)
-    network = Network(convolution, rng)
+    network = Network(library, rng)
     adam = Adam(network.params)
     losses = []
     start = time.perf_counter()
-    with tqdm(range(epochs), desc=f"training with {convolution.name}", unit="epoch") as progress:
+    with tqdm(range(epochs), desc=f"training with {library.name}", unit="epoch") as progress:
         for _ in progress:
             losses.append(train_epoch(network, adam, data, rng))
             progress.set_postfix(loss=f"{losses[-1]:.4f}")
     seconds = time.perf_counter() - start
     predicted = network.predict(data.x_test)
     accuracy = float((predicted == data.y_test).mean())
-    return Run(convolution.name, network, losses, seconds, predicted, accuracy)
+    return Run(library.name, network, losses, seconds, predicted, accuracy)
 
 
 def train_epoch(network: Network, adam: Adam, data: Digits, rng: np.random.Generator) -> float:
@@ -249,14 +260,14 @@ def train_epoch(network: Network, adam: Adam, data: Digits, rng: np.random.Gener
 
 def print_table(runs: list[Run]) -> None:
     """Print the accuracy and the time of every run, and the ratio of the times."""
-    print(f"\n{'convolution':<14}{'test accuracy':>14}{'training time':>16}")
+    print(f"\n{'with':<14}{'test accuracy':>14}{'training time':>16}")
     for run in runs:
         print(f"{run.name:<14}{run.accuracy:>14.2%}{run.seconds:>14.2f} s")
     if len(runs) == 2:
         print(f"{'NumPy / fastconv':<28}{runs[1].seconds / runs[0].seconds:>14.2f} x")
     print(
         f"\nThe time covers {len(runs[0].losses)} epochs of training, and in them all that both\n"
-        "runs share: ReLU, pooling, fully connected layer, softmax and Adam. It leaves out\n"
+        "runs share: ReLU, fully connected layer, softmax and Adam. It leaves out\n"
         "loading the data, testing and drawing. The plain NumPy form has no way to skip the\n"
         "gradient by the image in the first layer, and computes it.\n"
     )

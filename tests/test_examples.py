@@ -90,10 +90,10 @@ def test_photo(tmp_path):
     assert_is_picture(picture)
 
 
-@pytest.mark.parametrize("convolution", ["FASTCONV", "NUMPY"])
-def test_digits_gradients(digits, convolution):
+@pytest.mark.parametrize("library", ["FASTCONV", "NUMPY"])
+def test_digits_gradients(digits, library):
     rng = np.random.default_rng(0)
-    network = digits.Network(getattr(digits, convolution), rng, np.float64)
+    network = digits.Network(getattr(digits, library), rng, np.float64)
     for name in ("b1", "b2", "b3"):  # off zero, where ReLU has no derivative
         network.params[name] += 0.1 * rng.standard_normal(network.params[name].shape)
     x, y = rng.standard_normal((5, 1, 8, 8)), rng.integers(0, digits.CLASSES, 5)
@@ -118,9 +118,9 @@ def central_difference(function, values, i, step=1e-5):
 
 def test_max_pool_takes_the_first_of_equals(digits):
     x = np.array([[1, 7, 5, 5], [7, 7, 2, 5], [0, 0, 3, 4], [0, 0, 9, 8]], np.float32)
-    out, cache = digits.max_pool_forward(x[None, None])
+    out, cache = digits.numpy_pool_forward(x[None, None], 2)
     assert_array_equal(out[0, 0], [[7, 5], [0, 9]])
-    dx = digits.max_pool_backward(np.array([[[[1, 2], [3, 4]]]], np.float32), cache)
+    dx = digits.numpy_pool_backward(np.array([[[[1, 2], [3, 4]]]], np.float32), cache)
     assert_array_equal(dx[0, 0], [[0, 1, 2, 0], [0, 0, 0, 0], [3, 0, 0, 0], [0, 0, 4, 0]])
 
 
