@@ -142,6 +142,17 @@ def im2col_of_one_sample():
 def col2im():
     return lambda: fastconv.col2im(one(100, 576, 2**14), (100, 64, 130, 130), 3)
 
+def max_pool():
+    return lambda: fastconv.max_pool_forward(one(16000, 32, 64, 64), 9, stride=8)
+
+def avg_pool_backward():
+    _, cache = fastconv.avg_pool_forward(one(1000, 32, 64, 64), 9)
+    return lambda: fastconv.avg_pool_backward(one(1000, 32, 7, 7), cache)
+
+def deformed():
+    x, offset, w = one(400, 64, 64, 64), one(400, 18, 64, 64), one(1, 64, 3, 3)
+    return lambda: fastconv.deform_conv_forward(x, offset, w, pad=1)
+
 call = globals()[NAME]()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 tracemalloc.start()
@@ -158,7 +169,7 @@ print(fastconv.conv(np.ones((1, 1, 3)), np.ones((1, 1, 2)))[0, 0])
 """
 LONG_CALLS = [
     "many_samples", "one_large_sample", "backward", "deconv", "im2col_of_one_sample", "col2im",
-    "step", "layer",
+    "step", "layer", "max_pool", "avg_pool_backward", "deformed",
 ]  # fmt: skip
 
 

@@ -256,13 +256,26 @@ def pool_geometry(
     rank = _check_window_rank(x_shape)
     kernel = as_per_axis("kernel_size", kernel_size, rank, 1)
     strides, dilations, _ = _as_parameters(kernel if stride is None else stride, dilation, 1, rank)
+    rounded_up = as_flag("ceil_mode", ceil_mode)
+    return _pool_geometry(x_shape, kernel, strides, as_pads(pad, rank), dilations, rounded_up)
+
+
+@functools.lru_cache(maxsize=256)
+def _pool_geometry(
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    asked: Pairs | str,
+    dilations: tuple[int, ...],
+    rounded_up: bool,
+) -> Geometry:
     in_shape = x_shape[2:]
-    pads, out_shape = _window_sizes(in_shape, kernel, strides, as_pads(pad, rank), dilations)
-    if as_flag("ceil_mode", ceil_mode):
+    pads, out_shape = _window_sizes(in_shape, kernel, strides, asked, dilations)
+    if rounded_up:
         sizes = zip(in_shape, pads, _extents(kernel, dilations), strides, strict=True)
         out_shape = tuple(_rounded_up(i, pair, e, s) for i, pair, e, s in sizes)
     geometry = _window(x_shape, kernel, strides, pads, dilations, out_shape)
-    for axis in range(rank):
+    for axis in range(geometry.rank):
         _check_windows_meet_image(geometry, axis)
     return geometry
 
