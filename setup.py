@@ -65,4 +65,4 @@ for module in modules[1:]:
         shutil.copy2(module.sources[0], copy)
         modules.append(extension(f"_kernels.{build}.{name}", str(copy), *flags))
 
-setup(ext_modules=modules)
+setup(ext_modules=modules, options={"build_ext": {"parallel": os.cpu_count() or 1}})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .layers import LAYERS, Layer
+from .layers import LAYERS, POOLS, Layer
 
 if TYPE_CHECKING:
     from .race import Race
@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--layer",
         action="append",
-        choices=[layer.name for layer in LAYERS],
+        choices=[layer.name for layer in (*LAYERS, *POOLS)],
         metavar="NAME",
         help="time this layer; may be given several times (all of them)",
     )

@@ -1,7 +1,8 @@
-"""The 24 layers every speed figure of this project is measured on.
+"""The 24 layers every speed figure of this project is measured on, and the two of its pools.
 
 One row a layer: name, N, C, H, W, F (filters), KH, KW, stride, pad, dilation, group. Taken from
-published networks, at the sizes and strides they use; `pad` is one number or (pad_h, pad_w).
+published networks, at the sizes and strides they use; `pad` is one number or (pad_h, pad_w). A pool
+has a group and a filter for each channel: C, F and group are equal.
 """
 
 from typing import NamedTuple
@@ -131,5 +132,10 @@ LAYERS = [Layer._make(row) for row in [
     ("inception_1x7",    8,  160,   17,   17,  192,  1,  7, 1, (0, 3), 1, 1),
     ("image_filter",     1,    1, 1080, 1920,    1,  5,  5, 1, 2,      1, 1),    # one 5x5 filter over a full-HD image
     ("single_3x3",       1,  128,   28,   28,  128,  3,  3, 1, 1,      1, 1),
+]]
+
+POOLS = [Layer._make(row) for row in [
+    ("pool_3x3s2",       8,   64,  112,  112,   64,  3,  3, 2, 1,      1, 64),   # ResNet's, after resnet_conv1
+    ("pool_2x2s2",       8,   64,  112,  112,   64,  2,  2, 2, 0,      1, 64),   # VGG's kind
 ]]
 # fmt: on

@@ -16,9 +16,10 @@ import numpy as np
 import fastconv
 
 from .layers import Layer
-from .numpy_path import Array, NumpyConv, NumpyLowering
+from .numpy_path import Array, NumpyConv, NumpyLowering, NumpyPool
 
-KINDS = ("forward", "backward", "im2col", "col2im")
+POOL_KINDS = ("max_pool", "avg_pool", "max_pool_backward", "avg_pool_backward")
+KINDS = ("forward", "backward", "im2col", "col2im", *POOL_KINDS)
 
 
 class Problem:
@@ -151,6 +152,33 @@ def fastconv_col2im(p: Problem) -> Run:
     )
 
 
+def fastconv_pool(operation: str, p: Problem, out: Array | None = None) -> Run:
+    call = partial(
+        getattr(fastconv, f"{operation}_forward"),
+        p.x,
+        p.layer.kernel_size,
+        stride=p.layer.strides,
+        pad=p.layer.pads,
+        out=out,
+    )
+    return lambda: call()[0]
+
+
+def fastconv_out_pool(operation: str, p: Problem) -> Run:
+    return fastconv_pool(operation, p, np.empty(p.layer.out_shape, p.x.dtype))
+
+
+def fastconv_pool_backward(operation: str, p: Problem, dx: Array | None = None) -> Run:
+    _, cache = getattr(fastconv, f"{operation}_forward")(
+        p.x, p.layer.kernel_size, stride=p.layer.strides, pad=p.layer.pads
+    )
+    return partial(getattr(fastconv, f"{operation}_backward"), p.dout, cache, dx=dx)
+
+
+def fastconv_dx_pool_backward(operation: str, p: Problem) -> Run:
+    return fastconv_pool_backward(operation, p, np.empty_like(p.x))
+
+
 # --- NumPy --------------------------------------------------------------------------------------
 
 
@@ -168,6 +196,19 @@ def numpy_im2col(p: Problem) -> Run:
 
 def numpy_col2im(p: Problem) -> Run:
     return partial(NumpyLowering(p.layer, p.x).col2im, p.cols)
+
+
+def numpy_pool(operation: str, p: Problem) -> Run:
+    return getattr(NumpyPool(p.layer, p.x), operation)
+
+
+def numpy_max_pool_backward(p: Problem) -> Run:
+    pool = NumpyPool(p.layer, p.x)
+    return partial(pool.max_pool_backward, p.dout, pool.places())
+
+
+def numpy_avg_pool_backward(p: Problem) -> Run:
+    return partial(NumpyPool(p.layer, p.x).avg_pool_backward, p.dout)
 
 
 # --- SciPy --------------------------------------------------------------------------------------
@@ -279,17 +320,106 @@ def torch_out_fold(p: Problem) -> Run:
     )
 
 
+def torch_window(p: Problem) -> tuple[Any, ...]:
+    return p.layer.kernel_size, p.layer.strides, p.layer.pads
+
+
+def torch_pool(operation: str, p: Problem, x: Any) -> Any:
+    functional = use_torch(p).nn.functional
+    if operation == "max_pool":
+        return functional.max_pool2d(x, *torch_window(p))
+    return functional.avg_pool2d(x, *torch_window(p), count_include_pad=False)
+
+
+def torch_pool_forward(operation: str, p: Problem) -> Run:
+    torch = use_torch(p)
+    x = torch.from_numpy(p.x)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return torch_pool(operation, p, x)
+
+    return run
+
+
+def torch_pool_backward(operation: str, p: Problem) -> Run:
+    torch = use_torch(p)
+    x, dout = torch.from_numpy(p.x).requires_grad_(), torch.from_numpy(p.dout)
+    return partial(torch.autograd.grad, torch_pool(operation, p, x), x, dout, retain_graph=True)
+
+
+def torch_out_max_pool(p: Problem) -> Run:
+    """The operation behind `max_pool2d`, the memory of its two results reused."""
+    torch, shape = use_torch(p), p.layer.out_shape
+    call = partial(
+        torch.ops.aten.max_pool2d_with_indices.out,
+        torch.from_numpy(p.x),
+        *torch_window(p),
+        out=torch.empty(shape),
+        indices=torch.empty(shape, dtype=torch.int64),
+    )
+    return lambda: call()[0]
+
+
+def torch_out_avg_pool(p: Problem) -> Run:
+    torch = use_torch(p)
+    return partial(
+        torch.ops.aten.avg_pool2d.out,
+        torch.from_numpy(p.x),
+        *torch_window(p),
+        count_include_pad=False,
+        out=torch.empty(p.layer.out_shape),
+    )
+
+
+def torch_out_max_pool_backward(p: Problem) -> Run:
+    torch = use_torch(p)
+    aten, x = torch.ops.aten, torch.from_numpy(p.x)
+    _, indices = aten.max_pool2d_with_indices(x, *torch_window(p))
+    return partial(
+        aten.max_pool2d_with_indices_backward.grad_input,
+        torch.from_numpy(p.dout),
+        x,
+        *torch_window(p),
+        dilation=(1, 1),
+        ceil_mode=False,
+        indices=indices,
+        grad_input=torch.empty(p.layer.x_shape),
+    )
+
+
+def torch_out_avg_pool_backward(p: Problem) -> Run:
+    torch = use_torch(p)
+    return partial(
+        torch.ops.aten.avg_pool2d_backward.grad_input,
+        torch.from_numpy(p.dout),
+        torch.from_numpy(p.x),
+        *torch_window(p),
+        ceil_mode=False,
+        count_include_pad=False,
+        divisor_override=None,
+        grad_input=torch.empty(p.layer.x_shape),
+    )
+
+
 # --- ONNX Runtime -------------------------------------------------------------------------------
 
 
 def onnxruntime_forward(p: Problem) -> Run:
-    """A model of one Conv node, its weights inside, bound to the arrays that it reads and writes.
+    """Conv, its weights constants as in any exported model: the session packs them when made."""
+    layer = p.layer
+    return onnxruntime_node(
+        p, "Conv", {"w": p.w, "b": p.b}, dilations=layer.dilations, group=layer.group
+    )
 
-    The weights are constants as in any exported model: the session packs them when it is made.
-    """
+
+def onnxruntime_node(
+    p: Problem, operation: str, weights: dict[str, Array], **attributes: Any
+) -> Run:
+    """A model of one node, its weights inside, bound to the arrays that it reads and writes."""
     runtime, onnx = require("onnxruntime"), require("onnx")
     runtime.set_default_logger_severity(3)  # errors; it warns about the GPU it does not find
-    model = conv_model(onnx, p)
+    model = node_model(onnx, p, operation, weights, attributes)
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = p.threads
@@ -311,25 +441,30 @@ def onnxruntime_forward(p: Problem) -> Run:
     return run
 
 
-def conv_model(onnx: Any, p: Problem) -> Any:
+def node_model(
+    onnx: Any,
+    p: Problem,
+    operation: str,
+    weights: dict[str, Array],
+    attributes: dict[str, Any],
+) -> Any:
     layer, helper, as_tensor = p.layer, onnx.helper, onnx.numpy_helper.from_array
     node = helper.make_node(
-        "Conv",
-        ["x", "w", "b"],
+        operation,
+        ["x", *weights],
         ["out"],
         kernel_shape=layer.kernel_size,
         strides=layer.strides,
         pads=(*layer.pads, *layer.pads),
-        dilations=layer.dilations,
-        group=layer.group,
+        **attributes,
     )
     float32 = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         [node],
-        "conv",
+        operation,
         [helper.make_tensor_value_info("x", float32, layer.x_shape)],
         [helper.make_tensor_value_info("out", float32, layer.out_shape)],
-        [as_tensor(p.w, "w"), as_tensor(p.b, "b")],
+        [as_tensor(weight, name) for name, weight in weights.items()],
     )
     # Old enough for any runtime of the last years.
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
@@ -366,6 +501,40 @@ def contenders(kind: str) -> dict[str, Prepare]:
                 "torch": torch_fold,
                 "torch out=": torch_out_fold,
             }
+        case "max_pool":
+            return {
+                "fastconv": partial(fastconv_pool, kind),
+                "fastconv out=": partial(fastconv_out_pool, kind),
+                "numpy": partial(numpy_pool, kind),
+                "torch": partial(torch_pool_forward, kind),
+                "torch out=": torch_out_max_pool,
+                "onnxruntime": partial(onnxruntime_node, operation="MaxPool", weights={}),
+            }
+        case "avg_pool":
+            return {
+                "fastconv": partial(fastconv_pool, kind),
+                "fastconv out=": partial(fastconv_out_pool, kind),
+                "numpy": partial(numpy_pool, kind),
+                "torch": partial(torch_pool_forward, kind),
+                "torch out=": torch_out_avg_pool,
+                "onnxruntime": partial(onnxruntime_node, operation="AveragePool", weights={}),
+            }
+        case "max_pool_backward":
+            return {
+                "fastconv": partial(fastconv_pool_backward, "max_pool"),
+                "fastconv dx=": partial(fastconv_dx_pool_backward, "max_pool"),
+                "numpy": numpy_max_pool_backward,
+                "torch": partial(torch_pool_backward, "max_pool"),
+                "torch grad_input=": torch_out_max_pool_backward,
+            }
+        case "avg_pool_backward":
+            return {
+                "fastconv": partial(fastconv_pool_backward, "avg_pool"),
+                "fastconv dx=": partial(fastconv_dx_pool_backward, "avg_pool"),
+                "numpy": numpy_avg_pool_backward,
+                "torch": partial(torch_pool_backward, "avg_pool"),
+                "torch grad_input=": torch_out_avg_pool_backward,
+            }
     raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
 
 
@@ -387,6 +556,10 @@ def reduction_lengths(kind: str, layer: Layer) -> tuple[int, ...]:
         "backward": (layer.F // layer.group * kernel, batch_positions, batch_positions),
         "im2col": (0,),
         "col2im": (kernel,),
+        "max_pool": (0,),
+        "avg_pool": (kernel,),
+        "max_pool_backward": (kernel,),
+        "avg_pool_backward": (kernel,),
     }[kind]
 
 
@@ -398,11 +571,14 @@ class Judge:
     """
 
     def __init__(self, kind: str, layer: Layer) -> None:
-        def in_float64(convert: Callable[[Array], Array]) -> list[Array]:
-            return as_arrays(contenders(kind)["numpy"](Problem(layer, convert=convert))())
+        def result(problem: Problem) -> list[Array]:
+            return as_arrays(contenders(kind)["numpy"](problem)())
 
-        self.expected = in_float64(lambda array: array.astype(np.float64))
-        magnitudes = in_float64(lambda array: np.abs(array, dtype=np.float64))
+        values = Problem(layer, convert=lambda array: array.astype(np.float64))
+        sizes = Problem(layer, convert=lambda array: np.abs(array, dtype=np.float64))
+        if kind == "max_pool_backward":
+            sizes.x = values.x  # no term of the sums, but what places them
+        self.expected, magnitudes = result(values), result(sizes)
         self.bounds = [
             (4 * K**0.5 + 8) * 2.0**-24 * S if K else np.zeros_like(S)
             for K, S in zip(reduction_lengths(kind, layer), magnitudes, strict=True)

@@ -49,6 +49,13 @@ SMALL = [
     layers.Layer("depthwise", 2, 5, 9, 9, 5, 3, 3, 2, 1, 1, 5),
     layers.Layer("image", 1, 1, 40, 30, 1, 5, 3, 1, (2, 1), 1, 1),
 ]
+SMALL_POOLS = [
+    layers.Layer("uneven", 2, 3, 11, 10, 3, 3, 4, (1, 3), (1, 2), 1, 3),
+    layers.Layer("overlaps", 3, 400, 13, 12, 400, 3, 3, 2, 1, 1, 400),  # several blocks of planes
+    layers.Layer("pairs", 2, 5, 9, 8, 5, 2, 2, 2, 0, 1, 5),  # a row is left over
+    layers.Layer("gaps", 2, 3, 12, 11, 3, 2, 3, (3, 5), (0, 1), 1, 3),
+    layers.Layer("global", 3, 4, 7, 7, 4, 7, 7, 7, 0, 1, 4),
+]
 
 
 def test_layers():
@@ -70,9 +77,22 @@ def test_derived_sizes():
     ]
 
 
-@pytest.mark.parametrize("layer", SMALL, ids=str)
+def test_pool_sizes():
+    sizes = {layer.name: layer.out_size for layer in layers.POOLS}
+    assert sizes == {"pool_3x3s2": (56, 56), "pool_2x2s2": (56, 56)}
+    for layer in (*layers.POOLS, *SMALL_POOLS):
+        assert layer.C == layer.F == layer.group
+        assert layer.dilations == (1, 1)
+
+
 @pytest.mark.parametrize(
-    ("kind", "contender"), [(kind, name) for kind in peers.KINDS for name in peers.contenders(kind)]
+    ("kind", "contender", "layer"),
+    [
+        pytest.param(kind, name, layer, id=f"{kind}-{name}-{layer}")
+        for kind in peers.KINDS
+        for name in peers.contenders(kind)
+        for layer in (SMALL_POOLS if kind in peers.POOL_KINDS else SMALL)
+    ],
 )
 def test_contender(kind, contender, layer):
     judge = peers.Judge(kind, layer)
@@ -92,20 +112,24 @@ def test_judge_finds_one_wrong_value():
         peers.Judge("forward", layer).check(result)
 
 
-def test_whole_run(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "layer"), [("forward", "single_3x3"), ("avg_pool_backward", "pool_2x2s2")]
+)
+def test_whole_run(tmp_path, kind, layer):
     """Two contenders on one layer, timed as briefly as may be, down to the ratios in the JSON."""
     for plugin in ("pytest_benchmark", "rich", "threadpoolctl"):
         pytest.importorskip(plugin)
     report = tmp_path / "report.json"
-    ours = next(iter(peers.contenders("forward")))
+    ours = next(iter(peers.contenders(kind)))
     command = [
-        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "benchmarks/test_forward.py"),
-        *("--layer", "single_3x3", "-k", f"{ours} or numpy"),
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "benchmarks"),
+        *("--layer", layer, "-k", f"test_{kind} and ({ours} or numpy)"),
         *("--benchmark-max-time", "0.01", "--benchmark-json", str(report)),
     ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"numpy / {ours}" in run.stdout
-    (ratio,) = json.loads(report.read_text())["ratios"]
-    assert (ratio["layer"], ratio["contender"], ratio["to"]) == ("single_3x3", "numpy", ours)
+    ratio = json.loads(report.read_text())["ratios"][-1]
+    assert (ratio["kind"], ratio["layer"], ratio["contender"]) == (kind, layer, "numpy")
+    assert ratio["to"] == ours
     assert ratio["quartiles"][0] <= ratio["ratio"] <= ratio["quartiles"][1]

@@ -13,7 +13,6 @@ import fastconv
 from fastconv.deform import deform_conv_backward, deform_conv_forward
 from fastconv.reference.deformable import deform_conv_backward_loops, deform_conv_forward_loops
 
-pytestmark = pytest.mark.sanitize
 
 DTYPES = [np.float32, np.float64]
 GRADIENTS = ("dx", "doffset", "dmask", "dw", "db")
@@ -130,6 +129,7 @@ def test_offsets_of_0_are_cut_as_plain_convolution_is(x_shape, w_shape, pad):
         assert_same_bits(array, wanted)
 
 
+@pytest.mark.sanitize
 @both_types
 @every_case
 def test_whole_offsets_equal_the_loops_on_integers(case, dtype):
@@ -155,6 +155,7 @@ def test_whole_offsets_move_the_image():
     np.testing.assert_array_equal(out, fastconv.conv(moved, w))
 
 
+@pytest.mark.sanitize
 @both_types
 @every_case
 def test_half_offsets_equal_the_loops_on_integers(case, dtype):
@@ -206,6 +207,7 @@ def test_gradients_of_linear_arguments_are_adjoint(case):
     assert np.vdot(out, dout) == np.vdot(x, dx) == np.vdot(w, dw) == np.vdot(mask, dmask)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize(("step_bytes", "step_positions"), [(1, 1), (1, 5), (2000, 1)])
 @every_case
 def test_cuts_change_nothing(case, step_bytes, step_positions, monkeypatch):
@@ -346,6 +348,7 @@ def test_a_nan_gives_nan_there_and_nothing_to_dx(axis, other, dtype):
     assert db == image.sum()
 
 
+@pytest.mark.sanitize
 @both_types
 def test_hostile_offsets_equal_the_loops(dtype):
     """Every kind of coordinate in every place, with all gradients."""
@@ -437,6 +440,7 @@ def small_arrays(dtype=np.float64):
     return dict(zip(NAMES, floats_for(CASE, np.random.default_rng(11), dtype), strict=True))
 
 
+@pytest.mark.sanitize
 @both_types
 @pytest.mark.parametrize("form", ODD)
 @pytest.mark.parametrize("name", NAMES)
@@ -552,6 +556,7 @@ def test_no_samples(dtype):
         assert_same_bits(result, np.zeros_like(arrays[like]))
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("size", [(0, 3), (3, 0), (0, 0), (1, 1), (1, 4), (4, 1)])
 def test_images_of_few_cells(size):
     case = {"x_shape": (2, 2, *size), "w_shape": (3, 2, 2, 2), "pad": 2, "offset_group": 1}

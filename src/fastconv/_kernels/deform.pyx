@@ -402,18 +402,19 @@ cdef inline Py_ssize_t sample_stride(cnp.ndarray array) noexcept:
 
 cdef Sampling sampling_of(
     cnp.ndarray x, cnp.ndarray offset, cnp.ndarray mask, cnp.ndarray cols,
-    const Py_ssize_t[:, ::1] sizes, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t groups,
+    cnp.ndarray sizes, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t groups,
 ) noexcept:
     cdef Sampling g
+    cdef const Py_ssize_t *table = <const Py_ssize_t *> cnp.PyArray_DATA(sizes)
     g.samples = cnp.PyArray_DIM(x, 0)
     g.groups = groups
     g.channels = cnp.PyArray_DIM(x, 1) // groups
-    g.in_shape = &sizes[0, 0]
-    g.kernel_size = &sizes[1, 0]
-    g.stride = &sizes[2, 0]
-    g.pad = &sizes[3, 0]
-    g.dilation = &sizes[4, 0]
-    g.out_shape = &sizes[5, 0]
+    g.in_shape = table
+    g.kernel_size = table + 2
+    g.stride = table + 4
+    g.pad = table + 6
+    g.dilation = table + 8
+    g.out_shape = table + 10
     g.begin = begin
     g.end = end
     g.x_stride = sample_stride(x)
@@ -427,7 +428,7 @@ cdef Sampling sampling_of(
 def sample(
     cnp.ndarray x not None, cnp.ndarray offset not None, cnp.ndarray mask,
     cnp.ndarray cols not None,
-    const Py_ssize_t[:, ::1] sizes not None, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t groups,
+    cnp.ndarray sizes not None, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t groups,
 ):
     """cols[n, (c, k), j] = mask[n, k, o] * (x[n, c] at the point of k and o), o the (begin + j)-th.
 
@@ -459,7 +460,7 @@ def sample(
 def scatter(
     cnp.ndarray cols not None, cnp.ndarray x not None, cnp.ndarray offset not None,
     cnp.ndarray mask, cnp.ndarray dx, cnp.ndarray doffset, cnp.ndarray dmask,
-    const Py_ssize_t[:, ::1] sizes not None, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t groups,
+    cnp.ndarray sizes not None, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t groups,
 ):
     """Add to dx, doffset and dmask, each of them unless it is None, the gradients from cols.
 

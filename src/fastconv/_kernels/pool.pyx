@@ -938,22 +938,28 @@ cdef void spread_by_channels(
 # guarantees all of it.
 
 
+cdef inline Py_ssize_t *integers(cnp.ndarray array) noexcept:
+    return <Py_ssize_t *> cnp.PyArray_DATA(array)
+
+
 cdef void fill_pooling(
     Pooling *g, Py_ssize_t *strides, cnp.ndarray x, cnp.ndarray y,
-    const Py_ssize_t[:, ::1] sizes, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
+    cnp.ndarray sizes, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
 ) noexcept:
     """Put the sizes, and the strides of x and y in elements, into g; `strides` keeps the latter."""
+    cdef Py_ssize_t rank = cnp.PyArray_DIM(sizes, 1)
+    cdef const Py_ssize_t *table = integers(sizes)
     fill_strides(strides, x)
     fill_strides(strides + MAX_RANK, y)
     g.samples = cnp.PyArray_DIM(x, 0)
     g.channels = cnp.PyArray_DIM(x, 1)
-    g.last = sizes.shape[1] - 1
-    g.in_shape = &sizes[0, 0]
-    g.kernel_size = &sizes[1, 0]
-    g.stride = &sizes[2, 0]
-    g.pad = &sizes[3, 0]
-    g.dilation = &sizes[4, 0]
-    g.out_shape = &sizes[5, 0]
+    g.last = rank - 1
+    g.in_shape = table
+    g.kernel_size = table + rank
+    g.stride = table + 2 * rank
+    g.pad = table + 3 * rank
+    g.dilation = table + 4 * rank
+    g.out_shape = table + 5 * rank
     g.x_strides = strides
     g.y_strides = strides + MAX_RANK
     g.tap_strides = strides + 2 * MAX_RANK
@@ -987,14 +993,16 @@ cdef inline bint by_channels(const Pooling *g) noexcept nogil:
 
 def max_forward(
     cnp.ndarray x not None, cnp.ndarray out not None, cnp.ndarray kept,
-    const Py_ssize_t[:, ::1] sizes not None, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
-    cnp.ndarray room not None, Py_ssize_t[::1] rows not None, int[::1] taps not None,
+    cnp.ndarray sizes not None, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
+    cnp.ndarray room not None, cnp.ndarray rows not None, cnp.ndarray taps not None,
 ):
     """out[n, c, o...] = the maximum of x[n, c, o*stride - pad + k*dilation] over k, inside x.
 
     kept[n, c, o...] = the number of the first k that has it; kept may be None.
     """
     cdef Pooling g
+    cdef Py_ssize_t *cells = integers(rows)
+    cdef int *columns = <int *> cnp.PyArray_DATA(taps)
     cdef Py_ssize_t strides[3 * MAX_RANK]
     cdef Taps keeping = taps_of(kept, strides + 2 * MAX_RANK)
     cdef void *source = cnp.PyArray_DATA(x)
@@ -1004,28 +1012,30 @@ def max_forward(
     fill_pooling(&g, strides, x, out, sizes, part)
     with nogil:
         if single and by_channels(&g):
-            max_by_channels(&g, <const float *> source, <float *> target, keeping, &rows[0])
+            max_by_channels(&g, <const float *> source, <float *> target, keeping, cells)
         elif single:
             max_by_rows(
                 &g, <const float *> source, <float *> target, keeping, <float *> scratch,
-                &rows[0], &taps[0],
+                cells, columns,
             )
         elif by_channels(&g):
-            max_by_channels(&g, <const double *> source, <double *> target, keeping, &rows[0])
+            max_by_channels(&g, <const double *> source, <double *> target, keeping, cells)
         else:
             max_by_rows(
                 &g, <const double *> source, <double *> target, keeping, <double *> scratch,
-                &rows[0], &taps[0],
+                cells, columns,
             )
 
 
 def max_backward(
     cnp.ndarray kept not None, cnp.ndarray dout not None, cnp.ndarray dx not None,
-    const Py_ssize_t[:, ::1] sizes not None, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
-    Py_ssize_t[::1] rows not None, int[::1] taps not None,
+    cnp.ndarray sizes not None, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
+    cnp.ndarray rows not None, cnp.ndarray taps not None,
 ):
     """dx[n, c, o*stride - pad + k*dilation] += dout[n, c, o...], k the tap in kept."""
     cdef Pooling g
+    cdef Py_ssize_t *cells = integers(rows)
+    cdef int *columns = <int *> cnp.PyArray_DATA(taps)
     cdef Py_ssize_t strides[3 * MAX_RANK]
     cdef Taps keeping = taps_of(kept, strides + 2 * MAX_RANK)
     cdef void *source = cnp.PyArray_DATA(dout)
@@ -1034,21 +1044,21 @@ def max_backward(
     fill_pooling(&g, strides, dx, dout, sizes, part)
     with nogil:
         if single and by_channels(&g):
-            send_by_channels(&g, keeping, <const float *> source, <float *> target, &rows[0])
+            send_by_channels(&g, keeping, <const float *> source, <float *> target, cells)
         elif single:
             send_by_rows(
-                &g, keeping, <const float *> source, <float *> target, &rows[0], &taps[0]
+                &g, keeping, <const float *> source, <float *> target, cells, columns
             )
         elif by_channels(&g):
-            send_by_channels(&g, keeping, <const double *> source, <double *> target, &rows[0])
+            send_by_channels(&g, keeping, <const double *> source, <double *> target, cells)
         else:
             send_by_rows(
-                &g, keeping, <const double *> source, <double *> target, &rows[0], &taps[0]
+                &g, keeping, <const double *> source, <double *> target, cells, columns
             )
 
 
 def max_fits(
-    cnp.ndarray kept not None, const Py_ssize_t[:, ::1] sizes not None,
+    cnp.ndarray kept not None, cnp.ndarray sizes not None,
     (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
 ):
     """Whether every tap in kept is one of a cell inside x."""
@@ -1063,60 +1073,62 @@ def max_fits(
 
 
 def average_forward(
-    cnp.ndarray x not None, cnp.ndarray out not None, const Py_ssize_t[:, ::1] sizes not None,
+    cnp.ndarray x not None, cnp.ndarray out not None, cnp.ndarray sizes not None,
     (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part, cnp.ndarray room not None,
-    Py_ssize_t[::1] rows not None, const Py_ssize_t[:, ::1] counted not None,
+    cnp.ndarray rows not None, cnp.ndarray counted not None,
 ):
     """out[n, c, o...] = the sum of x[n, c, o*stride - pad + k*dilation] over k, by the divisor."""
     cdef Pooling g
+    cdef Py_ssize_t *cells = integers(rows)
     cdef Py_ssize_t strides[3 * MAX_RANK]
     cdef void *source = cnp.PyArray_DATA(x)
     cdef void *target = cnp.PyArray_DATA(out)
     cdef void *scratch = cnp.PyArray_DATA(room)
     cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
     fill_pooling(&g, strides, x, out, sizes, part)
-    g.counted = &counted[0, 0]
-    g.counted_end = &counted[1, 0]
+    g.counted = integers(counted)
+    g.counted_end = g.counted + cnp.PyArray_DIM(counted, 1)
     with nogil:
         if single and by_channels(&g):
-            average_by_channels(&g, <const float *> source, <float *> target, &rows[0])
+            average_by_channels(&g, <const float *> source, <float *> target, cells)
         elif single:
             average_by_rows(
-                &g, <const float *> source, <float *> target, <float *> scratch, &rows[0]
+                &g, <const float *> source, <float *> target, <float *> scratch, cells
             )
         elif by_channels(&g):
-            average_by_channels(&g, <const double *> source, <double *> target, &rows[0])
+            average_by_channels(&g, <const double *> source, <double *> target, cells)
         else:
             average_by_rows(
-                &g, <const double *> source, <double *> target, <double *> scratch, &rows[0]
+                &g, <const double *> source, <double *> target, <double *> scratch, cells
             )
 
 
 def average_backward(
-    cnp.ndarray dout not None, cnp.ndarray dx not None, const Py_ssize_t[:, ::1] sizes not None,
+    cnp.ndarray dout not None, cnp.ndarray dx not None, cnp.ndarray sizes not None,
     (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part, cnp.ndarray room not None,
-    Py_ssize_t[::1] rows not None, const Py_ssize_t[:, ::1] counted not None,
+    cnp.ndarray rows not None, cnp.ndarray counted not None,
 ):
     """dx[n, c, o*stride - pad + k*dilation] += dout[n, c, o...] by the divisor, inside x."""
     cdef Pooling g
+    cdef Py_ssize_t *cells = integers(rows)
     cdef Py_ssize_t strides[3 * MAX_RANK]
     cdef void *source = cnp.PyArray_DATA(dout)
     cdef void *target = cnp.PyArray_DATA(dx)
     cdef void *scratch = cnp.PyArray_DATA(room)
     cdef bint single = cnp.PyArray_TYPE(dx) == cnp.NPY_FLOAT32
     fill_pooling(&g, strides, dx, dout, sizes, part)
-    g.counted = &counted[0, 0]
-    g.counted_end = &counted[1, 0]
+    g.counted = integers(counted)
+    g.counted_end = g.counted + cnp.PyArray_DIM(counted, 1)
     with nogil:
         if single and by_channels(&g):
-            spread_by_channels(&g, <const float *> source, <float *> target, &rows[0])
+            spread_by_channels(&g, <const float *> source, <float *> target, cells)
         elif single:
             spread_by_rows(
-                &g, <const float *> source, <float *> target, <float *> scratch, &rows[0]
+                &g, <const float *> source, <float *> target, <float *> scratch, cells
             )
         elif by_channels(&g):
-            spread_by_channels(&g, <const double *> source, <double *> target, &rows[0])
+            spread_by_channels(&g, <const double *> source, <double *> target, cells)
         else:
             spread_by_rows(
-                &g, <const double *> source, <double *> target, <double *> scratch, &rows[0]
+                &g, <const double *> source, <double *> target, <double *> scratch, cells
             )
