@@ -152,31 +152,19 @@ def fastconv_col2im(p: Problem) -> Run:
     )
 
 
-def fastconv_pool(operation: str, p: Problem, out: Array | None = None) -> Run:
-    call = partial(
-        getattr(fastconv, f"{operation}_forward"),
-        p.x,
-        p.layer.kernel_size,
-        stride=p.layer.strides,
-        pad=p.layer.pads,
-        out=out,
-    )
-    return lambda: call()[0]
+def fastconv_pool(operation: str, p: Problem) -> Run:
+    call = getattr(fastconv, operation)
+    return partial(call, p.x, p.layer.kernel_size, stride=p.layer.strides, pad=p.layer.pads)
 
 
-def fastconv_out_pool(operation: str, p: Problem) -> Run:
-    return fastconv_pool(operation, p, np.empty(p.layer.out_shape, p.x.dtype))
+def fastconv_pool_forward(operation: str, p: Problem) -> Run:
+    run = fastconv_pool(f"{operation}_forward", p)
+    return lambda: run()[0]
 
 
-def fastconv_pool_backward(operation: str, p: Problem, dx: Array | None = None) -> Run:
-    _, cache = getattr(fastconv, f"{operation}_forward")(
-        p.x, p.layer.kernel_size, stride=p.layer.strides, pad=p.layer.pads
-    )
-    return partial(getattr(fastconv, f"{operation}_backward"), p.dout, cache, dx=dx)
-
-
-def fastconv_dx_pool_backward(operation: str, p: Problem) -> Run:
-    return fastconv_pool_backward(operation, p, np.empty_like(p.x))
+def fastconv_pool_backward(operation: str, p: Problem) -> Run:
+    _, cache = fastconv_pool(f"{operation}_forward", p)()
+    return partial(getattr(fastconv, f"{operation}_backward"), p.dout, cache)
 
 
 # --- NumPy --------------------------------------------------------------------------------------
@@ -504,7 +492,7 @@ def contenders(kind: str) -> dict[str, Prepare]:
         case "max_pool":
             return {
                 "fastconv": partial(fastconv_pool, kind),
-                "fastconv out=": partial(fastconv_out_pool, kind),
+                "fastconv, cache": partial(fastconv_pool_forward, kind),
                 "numpy": partial(numpy_pool, kind),
                 "torch": partial(torch_pool_forward, kind),
                 "torch out=": torch_out_max_pool,
@@ -513,7 +501,6 @@ def contenders(kind: str) -> dict[str, Prepare]:
         case "avg_pool":
             return {
                 "fastconv": partial(fastconv_pool, kind),
-                "fastconv out=": partial(fastconv_out_pool, kind),
                 "numpy": partial(numpy_pool, kind),
                 "torch": partial(torch_pool_forward, kind),
                 "torch out=": torch_out_avg_pool,
@@ -522,7 +509,6 @@ def contenders(kind: str) -> dict[str, Prepare]:
         case "max_pool_backward":
             return {
                 "fastconv": partial(fastconv_pool_backward, "max_pool"),
-                "fastconv dx=": partial(fastconv_dx_pool_backward, "max_pool"),
                 "numpy": numpy_max_pool_backward,
                 "torch": partial(torch_pool_backward, "max_pool"),
                 "torch grad_input=": torch_out_max_pool_backward,
@@ -530,7 +516,6 @@ def contenders(kind: str) -> dict[str, Prepare]:
         case "avg_pool_backward":
             return {
                 "fastconv": partial(fastconv_pool_backward, "avg_pool"),
-                "fastconv dx=": partial(fastconv_dx_pool_backward, "avg_pool"),
                 "numpy": numpy_avg_pool_backward,
                 "torch": partial(torch_pool_backward, "avg_pool"),
                 "torch grad_input=": torch_out_avg_pool_backward,

@@ -260,12 +260,16 @@ def _pool(kind: str, x: Shape, **params: Any) -> dict[str, Operation]:
     def run_forward(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
         return forward(given["x"], **targets, **params)[:1]
 
+    def run_alone(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
+        return (getattr(fastconv, f"{kind}_pool")(given["x"], **targets, **params),)
+
     def run_backward(given: Arrays, targets: Arrays) -> tuple[Array, ...]:
         _, cache = forward(given["x"], **params)
         return (backward(given["dout"], cache, **targets),)
 
     name = f"{kind}_pool {params.get('layout', '')}".rstrip()
     return {
+        name: Operation({"x": x}, {"out": out}, run_alone),
         f"{name}, forward": Operation({"x": x}, {"out": out}, run_forward),
         f"{name}, backward": Operation({"x": x, "dout": out}, {"dx": x}, run_backward),
     }

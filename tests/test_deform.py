@@ -13,7 +13,6 @@ import fastconv
 from fastconv.deform import deform_conv_backward, deform_conv_forward
 from fastconv.reference.deformable import deform_conv_backward_loops, deform_conv_forward_loops
 
-
 DTYPES = [np.float32, np.float64]
 GRADIENTS = ("dx", "doffset", "dmask", "dw", "db")
 

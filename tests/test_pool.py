@@ -975,3 +975,19 @@ def test_a_cache_whose_taps_do_not_fit_is_refused(kernel, layout):
         broken = cache._replace(taps=taps)
         refuses(ValueError, "do not fit", lambda c=broken: fastconv.max_pool_backward(out, c), out)
     fastconv.max_pool_backward(out, cache._replace(taps=cache.taps[:, ::-1][:, ::-1]))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+def test_without_the_cache_the_result_is_the_same(kernel, layout):
+    x = np.random.default_rng(0).standard_normal((2, 7, 9, 8)).astype(np.float32)
+    x[0, 2, 3] = np.nan
+    params = {"stride": 2, "pad": kernel // 2, "ceil_mode": True, "layout": layout}
+    assert_same_bits(
+        fastconv.max_pool(x, kernel, **params), fastconv.max_pool_forward(x, kernel, **params)[0]
+    )
+    param = {"pool_height": kernel, "pool_width": kernel}
+    params["count_include_pad"] = True
+    assert_same_bits(
+        fastconv.avg_pool(x, param, **params), fastconv.avg_pool_forward(x, kernel, **params)[0]
+    )

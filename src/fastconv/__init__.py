@@ -9,8 +9,10 @@ from fastconv.conv import conv, conv_backward, conv_forward
 from fastconv.deconv import deconv, deconv_backward, deconv_forward
 from fastconv.lowering import col2im, im2col, im2col_blocks
 from fastconv.pool import (
+    avg_pool,
     avg_pool_backward,
     avg_pool_forward,
+    max_pool,
     max_pool_backward,
     max_pool_forward,
 )
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from fastconv.deform import deform_conv_backward, deform_conv_forward
 
 __all__ = [
+    "avg_pool",
     "avg_pool_backward",
     "avg_pool_forward",
     "caffe",
@@ -37,6 +40,7 @@ __all__ = [
     "engines",
     "im2col",
     "im2col_blocks",
+    "max_pool",
     "max_pool_backward",
     "max_pool_forward",
     "reference",

@@ -343,6 +343,12 @@ cdef inline void find_across_by(
             found = tap if line[o * s] >= value else found
             taps[o] = found
         return
+    if K == 2:
+        for o in range(n):
+            value = best[o]
+            found = tap + 1 if line[o * s + d] >= value else taps[o]
+            taps[o] = tap if line[o * s] >= value else found
+        return
     for k in range(K - 1, -1, -1):
         for o in range(n):
             taps[o] = <int> (tap + k) if line[o * s + k * d] >= best[o] else taps[o]
