@@ -16,9 +16,10 @@ def config() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``"instruction_set"``, the one that the kernels were built for; ``"workers"``, the threads
-        of a call that names no number; ``"engines"``, as `engines()`; ``"versions"``, of
-        fastconv, NumPy and Python.
+        ``"instruction_set"``, that of the build of the kernels that runs: the best that the
+        processor has, or the one that the environment variable FASTCONV_ISA names;
+        ``"workers"``, the threads of a call that names no number; ``"engines"``, as `engines()`;
+        ``"versions"``, of fastconv, NumPy and Python.
 
     Raises
     ------

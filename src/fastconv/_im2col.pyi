@@ -3,8 +3,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-INSTRUCTION_SET: str
-
 def im2col(
     x: npt.NDArray[Any],
     cols: npt.NDArray[Any],

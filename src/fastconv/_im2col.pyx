@@ -20,25 +20,9 @@ from libc.string cimport memcpy, memset
 
 cnp.import_array()
 
-cdef extern from *:
-    """
-    #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-    #define FASTCONV_ISA "x86-64-v4"
-    #elif defined(__AVX2__) && defined(__FMA__)
-    #define FASTCONV_ISA "x86-64-v3"
-    #elif defined(__x86_64__) || defined(_M_X64)
-    #define FASTCONV_ISA "x86-64"
-    #else
-    #define FASTCONV_ISA "generic"
-    #endif
-    """
-    const char *FASTCONV_ISA
-
 # Elements from where on a call of memcpy is quicker than a loop.
 cdef enum:
     LONG_RUN = 128
-
-INSTRUCTION_SET = FASTCONV_ISA.decode("ascii")
 
 
 # One tap's run along one axis: positions low <= o < high have 0 <= o*stride + offset < size.
