@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,9 @@ CALL_COLUMNS = 2**10
 CALL_CELLS = 2**24
 
 
+# First row of positions and last, first column and last.
+Part: TypeAlias = tuple[int, int, int, int]
+
 # What is read may be of any byte order and layout, what is written is native and without overlaps:
 # x and dx (N, C, *S), out, taps and dout (N, C, *O).
 
@@ -38,22 +41,10 @@ def max_forward(geometry: Geometry, x: Array, out: Array, taps: Array | None) ->
     """
     _check_fit(geometry, x, out, written=out)
     call = _Call.of(geometry, out.dtype)
-    source = staged(x, out.dtype, call.samples)
-    for batch in parts(geometry.batch, call.samples):
-        images = source[batch]
-        for planes in call.planes(images):
-            kept = None if taps is None else taps[batch, planes]
-            for part in call.positions(len(images), planes):
-                pool.max_forward(
-                    images[:, planes],
-                    out[batch, planes],
-                    kept,
-                    call.sizes,
-                    part,
-                    call.room,
-                    call.rows,
-                    call.taps,
-                )
+    scratch = (call.room, call.rows, call.taps)
+    for images, where, part in call.walk(x, out.dtype):
+        kept = None if taps is None else taps[where]
+        pool.max_forward(images, out[where], kept, call.sizes, part, *scratch)
 
 
 def max_indices(geometry: Geometry, taps: Array, indices: Array) -> None:
@@ -81,70 +72,29 @@ def max_backward(geometry: Geometry, taps: Array, dout: Array, dx: Array) -> Non
     if not is_native(taps, taps_dtype(geometry)):
         raise ValueError(f"taps {taps.dtype} do not fit {geometry}")
     call = _Call.of(geometry, dx.dtype)
-    for batch in parts(geometry.batch, call.samples):
-        for planes in call.planes(taps[batch]):
-            kept = taps[batch, planes]
-            for part in call.positions(len(kept), planes):
-                if not pool.max_fits(kept, call.sizes, part):
-                    raise ValueError("cache: its taps are no cells of the windows of x")
-    source = staged(dout, dx.dtype, call.samples)
-    for batch in parts(geometry.batch, call.samples):
-        gradients = source[batch]
-        for planes in call.planes(dx[batch]):
-            dx[batch, planes].fill(0)
-            for part in call.positions(len(gradients), planes):
-                pool.max_backward(
-                    taps[batch, planes],
-                    gradients[:, planes],
-                    dx[batch, planes],
-                    call.sizes,
-                    part,
-                    call.rows,
-                    call.taps,
-                )
+    for kept, _, part in call.walk(taps, taps.dtype):
+        if not pool.max_fits(kept, call.sizes, part):
+            raise ValueError("cache: its taps are no cells of the windows of x")
+    for gradients, where, part in call.walk(dout, dx.dtype, dx=dx):
+        pool.max_backward(taps[where], gradients, dx[where], call.sizes, part, call.rows, call.taps)
 
 
 def average_forward(geometry: Geometry, x: Array, out: Array, count_include_pad: bool) -> None:
     """Overwrite out with the averages of the windows of x."""
     _check_fit(geometry, x, out, written=out)
     call = _Call.of(geometry, out.dtype)
-    counted = _counted(geometry, count_include_pad)
-    source = staged(x, out.dtype, call.samples)
-    for batch in parts(geometry.batch, call.samples):
-        images = source[batch]
-        for planes in call.planes(images):
-            for part in call.positions(len(images), planes):
-                pool.average_forward(
-                    images[:, planes],
-                    out[batch, planes],
-                    call.sizes,
-                    part,
-                    call.room,
-                    call.rows,
-                    counted,
-                )
+    scratch = (call.room, call.rows, _counted(geometry, count_include_pad))
+    for images, where, part in call.walk(x, out.dtype):
+        pool.average_forward(images, out[where], call.sizes, part, *scratch)
 
 
 def average_backward(geometry: Geometry, dout: Array, dx: Array, count_include_pad: bool) -> None:
     """Overwrite dx: each element of dout is divided among the cells of its window."""
     _check_fit(geometry, dx, dout, written=dx)
     call = _Call.of(geometry, dx.dtype)
-    counted = _counted(geometry, count_include_pad)
-    source = staged(dout, dx.dtype, call.samples)
-    for batch in parts(geometry.batch, call.samples):
-        gradients = source[batch]
-        for planes in call.planes(dx[batch]):
-            dx[batch, planes].fill(0)
-            for part in call.positions(len(gradients), planes):
-                pool.average_backward(
-                    gradients[:, planes],
-                    dx[batch, planes],
-                    call.sizes,
-                    part,
-                    call.room,
-                    call.rows,
-                    counted,
-                )
+    scratch = (call.room, call.rows, _counted(geometry, count_include_pad))
+    for gradients, where, part in call.walk(dout, dx.dtype, dx=dx):
+        pool.average_backward(gradients, dx[where], call.sizes, part, *scratch)
 
 
 def _counted(geometry: Geometry, count_include_pad: bool) -> Array:
@@ -201,14 +151,30 @@ class _Call(NamedTuple):
             taps=allocate("the maxima of a row", (width,), np.dtype(np.intc)),
         )
 
-    def planes(self, images: Array) -> Iterator[slice]:
+    def walk(
+        self, read: Array, dtype: np.dtype[Any], *, dx: Array | None = None
+    ) -> Iterator[tuple[Array, tuple[slice, slice], Part]]:
+        """Yield what is read, where in the batch it is, and the positions, call after call.
+
+        If dx is given, what is there of it is zeroed before the first of its calls.
+        """
+        source = staged(read, dtype, self.samples)
+        for batch in parts(self.geometry.batch, self.samples):
+            loaded = source[batch]
+            for planes in self._planes(loaded if dx is None else dx[batch]):
+                if dx is not None:
+                    dx[batch, planes].fill(0)
+                for part in self._positions(len(loaded) * (planes.stop - planes.start)):
+                    yield loaded[:, planes], (batch, planes), part
+
+    def _planes(self, images: Array) -> Iterator[slice]:
         """Cut the channels, unless they lie together in memory: then rows are cut instead."""
         together = images.strides[1] == images.itemsize != images.strides[-1]
         return parts(self.geometry.channels, self.geometry.channels if together else self.channels)
 
-    def positions(self, samples: int, planes: slice) -> Iterator[tuple[int, int, int, int]]:
-        """Cut the positions: first row and last, first column and last, the columns outermost."""
-        cells = samples * (planes.stop - planes.start) * math.prod(self.geometry.kernel_size)
+    def _positions(self, planes: int) -> Iterator[Part]:
+        """Cut the positions of so many planes, the columns outermost."""
+        cells = planes * math.prod(self.geometry.kernel_size)
         *outer, last = self.geometry.out_shape
         for across in parts(last, self.columns):
             step = max(1, CALL_CELLS // (cells * (across.stop - across.start)))
