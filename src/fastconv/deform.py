@@ -110,11 +110,11 @@ def deform_conv_forward(
     A 1x1 kernel moved half a cell to the right takes the mean of two neighbours:
 
     >>> import numpy as np
-    >>> from fastconv.deform import deform_conv_forward
+    >>> import fastconv
     >>> x = np.array([[[[1.0, 3, 7]]]])
     >>> offset = np.zeros((1, 2, 1, 3))
     >>> offset[:, 1] = 0.5
-    >>> out, cache = deform_conv_forward(x, offset, np.ones((1, 1, 1, 1)))
+    >>> out, cache = fastconv.deform_conv_forward(x, offset, np.ones((1, 1, 1, 1)))
     >>> out
     array([[[[2. , 5. , 3.5]]]])
     """
@@ -204,12 +204,12 @@ def deform_conv_backward(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastconv.deform import deform_conv_backward, deform_conv_forward
+    >>> import fastconv
     >>> x = np.array([[[[1.0, 3, 7]]]])
     >>> offset = np.zeros((1, 2, 1, 3))
     >>> offset[:, 1] = 0.5
-    >>> out, cache = deform_conv_forward(x, offset, np.ones((1, 1, 1, 1)))
-    >>> dx, doffset, dmask, dw, db = deform_conv_backward(np.ones_like(out), cache)
+    >>> out, cache = fastconv.deform_conv_forward(x, offset, np.ones((1, 1, 1, 1)))
+    >>> dx, doffset, dmask, dw, db = fastconv.deform_conv_backward(np.ones_like(out), cache)
     >>> dx
     array([[[[0.5, 1. , 1. ]]]])
     >>> doffset[0, 1]
