@@ -4,6 +4,7 @@ The oracle is `fastconv.reference` in int64; every engine must equal it bit for 
 """
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -420,3 +421,21 @@ def test_gradients_by_central_differences(operation):
                 losses.append(np.vdot(forward(*arrays, **params)[0], dout))
             array[where] = kept
             np.testing.assert_allclose((losses[0] - losses[1]) / 2e-6, gradient[where], 1e-3, 1e-5)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: fastconv.conv(x, np.ones((3, 3, 16, 1), np.float32), pad=1, layout="NHWC"),
+    lambda x: fastconv.max_pool_forward(x, 8, layout="NHWC"),
+    lambda x: fastconv.avg_pool_forward(x, 8, layout="NHWC"),
+], ids=["conv", "max_pool", "avg_pool"])  # fmt: skip
+def test_channels_last_images_are_read_in_place(call):
+    """No copy of x, which has 16 MiB; the result and the scratch together have less than 4."""
+    x = np.ones((1, 512, 512, 16), np.float32)
+    call(x)
+    tracemalloc.start()
+    try:
+        call(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**22
