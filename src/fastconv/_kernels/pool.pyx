@@ -935,6 +935,50 @@ cdef void spread_by_channels(
                             cell[c] += sums[c]
 
 
+# --- by layout --------------------------------------------------------------------------------
+
+
+cdef inline bint by_channels(const Pooling *g) noexcept nogil:
+    return g.x_strides[1] == 1 and g.x_strides[2 + g.last] != 1
+
+
+cdef inline void max_any(
+    const Pooling *g, const floating *x, floating *out, Taps kept, floating *room,
+    Py_ssize_t *rows, int *taps,
+) noexcept nogil:
+    if by_channels(g):
+        max_by_channels(g, x, out, kept, rows)
+    else:
+        max_by_rows(g, x, out, kept, room, rows, taps)
+
+
+cdef inline void send_any(
+    const Pooling *g, Taps kept, const floating *dout, floating *dx, Py_ssize_t *offsets, int *taps
+) noexcept nogil:
+    if by_channels(g):
+        send_by_channels(g, kept, dout, dx, offsets)
+    else:
+        send_by_rows(g, kept, dout, dx, offsets, taps)
+
+
+cdef inline void average_any(
+    const Pooling *g, const floating *x, floating *out, floating *room, Py_ssize_t *rows
+) noexcept nogil:
+    if by_channels(g):
+        average_by_channels(g, x, out, rows)
+    else:
+        average_by_rows(g, x, out, room, rows)
+
+
+cdef inline void spread_any(
+    const Pooling *g, const floating *dout, floating *dx, floating *room, Py_ssize_t *rows
+) noexcept nogil:
+    if by_channels(g):
+        spread_by_channels(g, dout, dx, rows)
+    else:
+        spread_by_rows(g, dout, dx, room, rows)
+
+
 # --- for Python -------------------------------------------------------------------------------
 # Arrays are float32 or float64, all of one dtype, aligned and native, of any strides; x and dx
 # (N, C, *S), out and dout (N, C, *O). The rows of `sizes` (6, rank) are in_shape, kernel_size,
@@ -993,10 +1037,6 @@ cdef Taps taps_of(cnp.ndarray kept, Py_ssize_t *strides):
     return taps
 
 
-cdef inline bint by_channels(const Pooling *g) noexcept nogil:
-    return g.x_strides[1] == 1 and g.x_strides[2 + g.last] != 1
-
-
 def max_forward(
     cnp.ndarray x not None, cnp.ndarray out not None, cnp.ndarray kept,
     cnp.ndarray sizes not None, (Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) part,
@@ -1017,17 +1057,13 @@ def max_forward(
     cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
     fill_pooling(&g, strides, x, out, sizes, part)
     with nogil:
-        if single and by_channels(&g):
-            max_by_channels(&g, <const float *> source, <float *> target, keeping, cells)
-        elif single:
-            max_by_rows(
+        if single:
+            max_any(
                 &g, <const float *> source, <float *> target, keeping, <float *> scratch,
                 cells, columns,
             )
-        elif by_channels(&g):
-            max_by_channels(&g, <const double *> source, <double *> target, keeping, cells)
         else:
-            max_by_rows(
+            max_any(
                 &g, <const double *> source, <double *> target, keeping, <double *> scratch,
                 cells, columns,
             )
@@ -1049,18 +1085,10 @@ def max_backward(
     cdef bint single = cnp.PyArray_TYPE(dx) == cnp.NPY_FLOAT32
     fill_pooling(&g, strides, dx, dout, sizes, part)
     with nogil:
-        if single and by_channels(&g):
-            send_by_channels(&g, keeping, <const float *> source, <float *> target, cells)
-        elif single:
-            send_by_rows(
-                &g, keeping, <const float *> source, <float *> target, cells, columns
-            )
-        elif by_channels(&g):
-            send_by_channels(&g, keeping, <const double *> source, <double *> target, cells)
+        if single:
+            send_any(&g, keeping, <const float *> source, <float *> target, cells, columns)
         else:
-            send_by_rows(
-                &g, keeping, <const double *> source, <double *> target, cells, columns
-            )
+            send_any(&g, keeping, <const double *> source, <double *> target, cells, columns)
 
 
 def max_fits(
@@ -1095,16 +1123,12 @@ def average_forward(
     g.counted = integers(counted)
     g.counted_end = g.counted + cnp.PyArray_DIM(counted, 1)
     with nogil:
-        if single and by_channels(&g):
-            average_by_channels(&g, <const float *> source, <float *> target, cells)
-        elif single:
-            average_by_rows(
+        if single:
+            average_any(
                 &g, <const float *> source, <float *> target, <float *> scratch, cells
             )
-        elif by_channels(&g):
-            average_by_channels(&g, <const double *> source, <double *> target, cells)
         else:
-            average_by_rows(
+            average_any(
                 &g, <const double *> source, <double *> target, <double *> scratch, cells
             )
 
@@ -1126,15 +1150,11 @@ def average_backward(
     g.counted = integers(counted)
     g.counted_end = g.counted + cnp.PyArray_DIM(counted, 1)
     with nogil:
-        if single and by_channels(&g):
-            spread_by_channels(&g, <const float *> source, <float *> target, cells)
-        elif single:
-            spread_by_rows(
+        if single:
+            spread_any(
                 &g, <const float *> source, <float *> target, <float *> scratch, cells
             )
-        elif by_channels(&g):
-            spread_by_channels(&g, <const double *> source, <double *> target, cells)
         else:
-            spread_by_rows(
+            spread_any(
                 &g, <const double *> source, <double *> target, <double *> scratch, cells
             )
