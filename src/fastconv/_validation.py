@@ -124,12 +124,8 @@ def as_conv_params(conv_param: object, **given: object) -> dict[str, object]:
         return given
     if not isinstance(conv_param, Mapping):
         raise TypeError(f"conv_param: expected a dict, got {show(conv_param)}")
-    for name in conv_param:
-        if name not in given:
-            names = ", ".join(given)
-            raise TypeError(f"conv_param: unknown name {show(name)}; the names are {names}")
-        if not isinstance(given[name], Default):
-            raise TypeError(f"{name}: given both in conv_param and as a keyword")
+    keywords = {name for name, value in given.items() if not isinstance(value, Default)}
+    _check_names("conv_param", conv_param, tuple(given), keywords)
     return given | dict(conv_param)
 
 
@@ -162,16 +158,25 @@ def as_pool_params(
     for side in sides:
         if side not in pool_param:
             raise TypeError(f"pool_param: {side!r} is missing, got {show(dict(pool_param))}")
-    for name in pool_param:
-        if name in sides:
-            continue
-        if name not in given:
-            names = ", ".join((*sides, *given))
-            raise TypeError(f"pool_param: unknown name {show(name)}; the names are {names}")
-        if given[name] is not None and not isinstance(given[name], Default):
-            raise TypeError(f"{name}: given both in pool_param and as a keyword")
+    keywords = {
+        name
+        for name, value in given.items()
+        if value is not None and not isinstance(value, Default)
+    }
+    _check_names("pool_param", pool_param, (*sides, *given), keywords)
     more = {name: value for name, value in pool_param.items() if name not in sides}
     return tuple(pool_param[side] for side in sides), given | more
+
+
+def _check_names(
+    what: str, param: Mapping[str, Any], names: tuple[str, ...], keywords: set[str]
+) -> None:
+    """Raise TypeError for a name in the dict that is none of `names`, or also a keyword's."""
+    for name in param:
+        if name not in names:
+            raise TypeError(f"{what}: unknown name {show(name)}; the names are {', '.join(names)}")
+        if name in keywords:
+            raise TypeError(f"{name}: given both in {what} and as a keyword")
 
 
 def _as_index(name: str, number: object, expected: str, received: object) -> int:
