@@ -89,13 +89,25 @@ class Geometry:
         """(N, C * prod(K), prod(O))."""
         return (self.batch, self.taps, self.positions)
 
-    def without_pad(self) -> "Geometry":
-        """The same convolution of the padded image."""
-        padded = tuple(
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """S with the padding."""
+        return tuple(
             size + before + after
             for size, (before, after) in zip(self.in_shape, self.pad, strict=True)
         )
-        return _checked(replace(self, in_shape=padded, pad=((0, 0),) * self.rank))
+
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """Where in the padded image the image is."""
+        return tuple(
+            slice(before, before + size)
+            for size, (before, _) in zip(self.in_shape, self.pad, strict=True)
+        )
+
+    def without_pad(self) -> "Geometry":
+        """The same convolution of the padded image."""
+        return _checked(replace(self, in_shape=self.padded_shape, pad=((0, 0),) * self.rank))
 
     @property
     def is_1x1(self) -> bool:

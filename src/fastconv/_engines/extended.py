@@ -94,11 +94,7 @@ def _folded(geometry: Geometry, room: Array, pad_mode: str) -> Array:
                 image[first : first + len(run)] += run
             else:
                 image[first - len(run) + 1 : first + 1] += run[::-1]
-    inside = (
-        slice(before, before + size)
-        for size, (before, _) in zip(geometry.in_shape, geometry.pad, strict=True)
-    )
-    return room[:, :, *inside]
+    return room[:, :, *geometry.inside]
 
 
 def _runs(geometry: Geometry, axis: int, pad_mode: str) -> Iterator[tuple[slice, int, int]]:

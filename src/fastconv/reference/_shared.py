@@ -88,21 +88,9 @@ def padded(geometry: Geometry, x: Array) -> Array:
     return np.pad(x, ((0, 0), (0, 0), *geometry.pad))
 
 
-def padded_shape(geometry: Geometry) -> tuple[int, ...]:
-    """Return the spatial shape of a padded image."""
-    return tuple(
-        size + before + after
-        for size, (before, after) in zip(geometry.in_shape, geometry.pad, strict=True)
-    )
-
-
 def cropped(geometry: Geometry, x: Array) -> Array:
     """View the image inside the padded x: what `padded` added is cut off."""
-    inside = (
-        slice(before, before + size)
-        for size, (before, _) in zip(geometry.in_shape, geometry.pad, strict=True)
-    )
-    return x[:, :, *inside]
+    return x[:, :, *geometry.inside]
 
 
 def kernel_offsets(geometry: Geometry) -> Iterator[tuple[Index, tuple[slice, ...]]]:

@@ -30,7 +30,6 @@ from fastconv.reference._shared import (
     images_in,
     kernel_offsets,
     of_one_type,
-    padded_shape,
 )
 
 # --- one window at a time ---------------------------------------------------------------------
@@ -458,7 +457,7 @@ def _columns_of_frame(geometry: Geometry, frame: Array, fill: float) -> Array:
 
 def _add_columns(geometry: Geometry, dcols: Array) -> Array:
     """Return dx (N, C, *S), the sum over all windows: the adjoint of `_columns`."""
-    sizes = zip(padded_shape(geometry), _overhang(geometry), strict=True)
+    sizes = zip(geometry.padded_shape, _overhang(geometry), strict=True)
     shape = (geometry.batch, geometry.channels, *(size + over for size, over in sizes))
     dx = np.zeros(shape, dcols.dtype)
     for row, (_, window) in zip(dcols, kernel_offsets(geometry), strict=True):
@@ -473,7 +472,7 @@ def _overhang(geometry: Geometry) -> Iterator[int]:
         geometry.stride,
         geometry.dilation,
         geometry.out_shape,
-        padded_shape(geometry),
+        geometry.padded_shape,
         strict=True,
     ):
         yield max(stride * (count - 1) + dilation * (kernel - 1) + 1 - size, 0)

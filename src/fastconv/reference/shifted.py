@@ -23,7 +23,6 @@ from fastconv.reference._shared import (
     images_in,
     kernel_offsets,
     padded,
-    padded_shape,
     with_bias,
 )
 
@@ -219,7 +218,7 @@ def _result(geometry: Geometry, x: Array, w: Array) -> Array:
 def _image_gradient(geometry: Geometry, dout: Array, w: Array) -> Array:
     """Return dx (N, C, *S) of dout (N, F, *O) and w (F, C/group, *K)."""
     gradient, kernel = images_in("NHWC", dout), filters_in("NHWC", w)
-    dx = np.zeros((geometry.batch, *padded_shape(geometry), geometry.channels), dout.dtype)
+    dx = np.zeros((geometry.batch, *geometry.padded_shape, geometry.channels), dout.dtype)
     for k, window in kernel_offsets(geometry):
         for channels, filters in groups(geometry):
             dx[:, *window, channels] += gradient[..., filters] @ kernel[*k, :, filters].T

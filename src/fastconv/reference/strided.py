@@ -27,7 +27,6 @@ from fastconv.reference._shared import (
     images_in,
     kernel_offsets,
     padded,
-    padded_shape,
     with_bias,
 )
 
@@ -145,7 +144,7 @@ def _add_columns(geometry: Geometry, dcols: Array) -> Array:
     """Return dx (N, C, *S), the sum over all windows: the adjoint of `_columns`."""
     N, C = geometry.batch, geometry.channels
     windows = dcols.reshape(N, C, *geometry.kernel_size, *geometry.out_shape)
-    dx = np.zeros((N, C, *padded_shape(geometry)), dcols.dtype)
+    dx = np.zeros((N, C, *geometry.padded_shape), dcols.dtype)
     for k, window in kernel_offsets(geometry):
         dx[:, :, *window] += windows[:, :, *k]
     return cropped(geometry, dx)
