@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .layers import LAYERS, POOLS, Layer
+from .layers import ALL_LAYERS, Layer
 
 if TYPE_CHECKING:
     from .race import Race
@@ -31,9 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastconv")
     group.addoption("--threads", type=int, default=1, help="threads of each contender (1)")
     group.addoption(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="type of the numbers (float32)",
+    )
+    group.addoption(
         "--layer",
         action="append",
-        choices=[layer.name for layer in (*LAYERS, *POOLS)],
+        choices=[layer.name for layer in ALL_LAYERS],
         metavar="NAME",
         help="time this layer; may be given several times (all of them)",
     )
@@ -78,6 +84,7 @@ def seconds(request: pytest.FixtureRequest, layer: Layer, contender: str) -> lis
             kind,
             layer,
             [selected for *race, selected in cases if race == [kind, layer]],
+            dtype=config.getoption("dtype"),
             threads=config.getoption("threads"),
             seconds=0 if once else float(config.getoption("benchmark_max_time")),
             least_rounds=1 if once else max(LEAST_ROUNDS, config.getoption("benchmark_min_rounds")),
@@ -91,29 +98,35 @@ def seconds(request: pytest.FixtureRequest, layer: Layer, contender: str) -> lis
     return race.seconds[contender]
 
 
-def races_by_kind(config: pytest.Config) -> Iterator["list[Race]"]:
+def tables(config: pytest.Config) -> Iterator["list[Race]"]:
+    """The races that were run, those of one kind of call and one rank together."""
     from .peers import KINDS
 
+    timed = [race for race in config.stash[RACES].values() if race.seconds]
     for kind in KINDS:
-        races = [
-            race for race in config.stash[RACES].values() if race.kind == kind and race.seconds
-        ]
-        if races:
-            yield races
+        for rank in (2, 1, 3):
+            races = [race for race in timed if (race.kind, race.layer.rank) == (kind, rank)]
+            if races:
+                yield races
+
+
+def described_machine(config: pytest.Config, processor: dict[str, Any]) -> dict[str, Any]:
+    from .report import machine
+
+    return machine(processor, config.getoption("dtype"), config.getoption("threads"))
 
 
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
-    from .report import machine
-
-    machine_info["fastconv"] = machine(machine_info["cpu"], config.getoption("threads"))
+    machine_info["fastconv"] = described_machine(config, machine_info["cpu"])
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    from .report import summary
+    from .report import speeds, summary
 
-    output_json["ratios"] = [row for races in races_by_kind(config) for row in summary(races)]
+    output_json["ratios"] = [row for races in tables(config) for row in summary(races)]
+    output_json["speeds"] = [row for races in tables(config) for row in speeds(races)]
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
@@ -124,15 +137,17 @@ def pytest_terminal_summary(
         return
     from rich.console import Console
 
-    from .report import LEGEND, machine, machine_lines, ratio_table
+    from .report import LEGEND, machine_lines, peak_line, ratio_table
 
     page = StringIO()
     console = Console(file=page, width=240, force_terminal=terminalreporter.hasmarkup)
-    for races in races_by_kind(config):
+    for races in tables(config):
         console.print(ratio_table(races))
     terminalreporter.section("fastconv beside its peers")
     terminalreporter.write(page.getvalue())
     terminalreporter.write_line(LEGEND)
     info = config.hook.pytest_benchmark_generate_machine_info(config=config)
-    for line in machine_lines(machine(info["cpu"], config.getoption("threads"))):
+    for line in machine_lines(described_machine(config, info["cpu"])):
         terminalreporter.write_line(line)
+    races = list(config.stash[RACES].values())
+    terminalreporter.write_line(peak_line(races, config.getoption("dtype")))

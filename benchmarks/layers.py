@@ -1,113 +1,134 @@
-"""The 24 layers every speed figure of this project is measured on, and the two of its pools.
+"""The layers that the speed figures of this project are measured on: 24 of 2-D convolution, and more.
 
-One row a layer: name, N, C, H, W, F (filters), KH, KW, stride, pad, dilation, group. Taken from
-published networks, at the sizes and strides they use; `pad` is one number or (pad_h, pad_w). A pool
-has a group and a filter for each channel: C, F and group are equal.
+A row of the 24: name, N, C, H, W, F (filters), KH, KW, stride, pad, dilation, group. Taken from
+published networks, at the sizes and strides they use; `pad` is one number or (pad_h, pad_w). Rows of
+other ranks have tuples for the sizes of image and kernel.
+
+A pool has a group and a filter for each channel: C, F and group are equal. A deconvolution is
+described, as in fastconv itself, by the convolution that it reads backwards, from output to input.
 """
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass
+from functools import cached_property
 
-Pair = tuple[int, int]
-
-
-def as_pair(value: int | Pair) -> Pair:
-    """Return one number an axis."""
-    return value if isinstance(value, tuple) else (value, value)
+Sizes = tuple[int, ...]
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True)
+class Layer:
     """One row of the table, and the sizes that follow from it."""
 
     name: str
     N: int
     C: int
-    H: int
-    W: int
+    in_size: Sizes
     F: int
-    KH: int
-    KW: int
-    stride: int | Pair
-    pad: int | Pair
-    dilation: int | Pair
+    kernel_size: Sizes
+    stride: int | Sizes
+    pad: int | Sizes
+    dilation: int | Sizes
     group: int
 
     def __str__(self) -> str:
         return self.name
 
     @property
-    def strides(self) -> Pair:
-        return as_pair(self.stride)
+    def rank(self) -> int:
+        return len(self.in_size)
 
-    @property
-    def pads(self) -> Pair:
-        return as_pair(self.pad)
+    @cached_property
+    def strides(self) -> Sizes:
+        return self._per_axis(self.stride)
 
-    @property
-    def dilations(self) -> Pair:
-        return as_pair(self.dilation)
+    @cached_property
+    def pads(self) -> Sizes:
+        return self._per_axis(self.pad)
 
-    @property
-    def kernel_size(self) -> Pair:
-        return self.KH, self.KW
+    @cached_property
+    def dilations(self) -> Sizes:
+        return self._per_axis(self.dilation)
 
-    @property
-    def x_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.H, self.W
+    def _per_axis(self, value: int | Sizes) -> Sizes:
+        return value if isinstance(value, tuple) else (value,) * self.rank
 
-    @property
-    def w_shape(self) -> tuple[int, int, int, int]:
-        return self.F, self.C // self.group, self.KH, self.KW
+    @cached_property
+    def x_shape(self) -> Sizes:
+        return self.N, self.C, *self.in_size
 
-    @property
-    def out_size(self) -> Pair:
-        """OH and OW."""
-        oh, ow = (
+    @cached_property
+    def w_shape(self) -> Sizes:
+        return self.F, self.C // self.group, *self.kernel_size
+
+    @cached_property
+    def out_size(self) -> Sizes:
+        """OH and OW, or as many as there are axes."""
+        return tuple(
             (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
             for size, kernel, stride, pad, dilation in zip(
-                (self.H, self.W),
-                (self.KH, self.KW),
+                self.in_size,
+                self.kernel_size,
                 self.strides,
                 self.pads,
                 self.dilations,
                 strict=True,
             )
         )
-        return oh, ow
 
-    @property
-    def out_shape(self) -> tuple[int, int, int, int]:
+    @cached_property
+    def out_shape(self) -> Sizes:
         return self.N, self.F, *self.out_size
 
-    @property
+    @cached_property
     def cols_shape(self) -> tuple[int, int, int]:
-        return self.N, self.C * self.KH * self.KW, self.positions
+        return self.N, self.C * self.kernel_cells, self.positions
 
-    @property
+    @cached_property
+    def kernel_cells(self) -> int:
+        return math.prod(self.kernel_size)
+
+    @cached_property
     def positions(self) -> int:
         """Output positions of a sample."""
-        oh, ow = self.out_size
-        return oh * ow
+        return math.prod(self.out_size)
 
-    @property
+    @cached_property
     def pointwise(self) -> bool:
         """Whether a sample is its own column matrix."""
-        kernel_and_stride = {self.KH, self.KW, *self.strides}
-        return kernel_and_stride == {1} and self.pads == (0, 0)
+        return {*self.kernel_size, *self.strides} == {1} and not any(self.pads)
 
-    @property
+    @cached_property
     def taps(self) -> int:
         """Length of the sum behind one output."""
-        return self.C // self.group * self.KH * self.KW
+        return self.C // self.group * self.kernel_cells
 
-    @property
+    @cached_property
     def flop(self) -> int:
         """Multiplications and additions of one forward pass, without the bias."""
         return 2 * self.N * self.F * self.positions * self.taps
 
 
+def layer_2d(
+    name: str,
+    N: int,
+    C: int,
+    H: int,
+    W: int,
+    F: int,
+    KH: int,
+    KW: int,
+    stride: int | Sizes,
+    pad: int | Sizes,
+    dilation: int | Sizes,
+    group: int,
+) -> Layer:
+    """Make a layer of a row of the 24."""
+    return Layer(name, N, C, (H, W), F, (KH, KW), stride, pad, dilation, group)
+
+
 # fmt: off
 # ruff: noqa: E501 (a layer is a row, its comment included)
-LAYERS = [Layer._make(row) for row in [
+LAYERS = [layer_2d(*row) for row in [
     ("cs231n",         100,    3,   31,   31,   25,  3,  3, 2, 1,      1, 1),    # CS231n assignment 2's own speed test, 25 filters
     ("lenet_conv2",     64,   20,   12,   12,   50,  5,  5, 1, 0,      1, 1),    # Caffe's LeNet
     ("alexnet_conv1",    8,    3,  227,  227,   96, 11, 11, 4, 0,      1, 1),    # Caffe's AlexNet
@@ -134,8 +155,26 @@ LAYERS = [Layer._make(row) for row in [
     ("single_3x3",       1,  128,   28,   28,  128,  3,  3, 1, 1,      1, 1),
 ]]
 
-POOLS = [Layer._make(row) for row in [
+POOLS = [layer_2d(*row) for row in [
     ("pool_3x3s2",       8,   64,  112,  112,   64,  3,  3, 2, 1,      1, 64),   # ResNet's, after resnet_conv1
     ("pool_2x2s2",       8,   64,  112,  112,   64,  2,  2, 2, 0,      1, 64),   # VGG's kind
 ]]
+
+RANKS = [
+    Layer("conv1d_d4",    4,  64, (16000,),     64, (3,),      1, 4, 4, 1),      # sound: a second at 16 kHz
+    Layer("conv3d",       1,  16, (32, 64, 64), 32, (3, 3, 3), 1, 1, 1, 1),      # a video or a volume
+]
+
+DECONVS = [
+    Layer("deconv_4x4s2", 8, 128, (32, 32),    256, (4, 4),    2, 1, 1, 1),      # (8, 256, 16, 16) to 128 channels of 32x32
+    Layer("deconv_2x2s2", 1,  32, (256, 256),   64, (2, 2),    2, 0, 1, 1),      # (1, 64, 128, 128) to 32 channels of 256x256
+]
+
+SMALL_CALLS = [
+    Layer("small_1x8x8",    1,  1, (8, 8),    1, (3, 3), 1, 1, 1, 1),
+    Layer("small_3x32x32",  1,  3, (32, 32), 16, (3, 3), 1, 1, 1, 1),
+    Layer("small_16x16x16", 1, 16, (16, 16), 16, (3, 3), 1, 1, 1, 1),
+]
 # fmt: on
+
+ALL_LAYERS = [*LAYERS, *RANKS, *DECONVS, *SMALL_CALLS, *POOLS]

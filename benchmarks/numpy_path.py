@@ -23,6 +23,8 @@ Sapphire Rapids Xeon, NumPy 2.4 with OpenBLAS), the forms of a layer timed in tu
   view: 34 to 117.
 - Whole padded rows as columns, which copies faster and multiplies more: the same within 5% where
   the rows are long, resnet_5_3x3 39 against 30.
+- Blocks of a volume of at least one whole slice, the first axis not being cut finer: conv3d 92
+  against 109 with 1024 positions of a slice.
 - Backward, with one filter a group: the outer product by broadcasting, not by `np.matmul`:
   mobilenet_dw112 23 against 60, image_filter 11 against 130.
 
@@ -40,7 +42,9 @@ the border apart, so that nothing is padded. On pool_3x3s2, and pool_2x2s2 where
   windows do not overlap, an assignment: 8.5 against 9.1; one mask for the whole image 8.4 to 9.0.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from operator import mul
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,10 +61,11 @@ POOL_BLOCK_BYTES = 1 << 19
 
 
 class Block(NamedTuple):
-    """Some whole samples, or some output rows of one sample."""
+    """Some whole samples, or some output rows of one sample: a range of the first axis."""
 
     samples: slice
     rows: slice
+    others: tuple[slice, ...]
 
 
 class NumpyLowering:
@@ -69,78 +74,76 @@ class NumpyLowering:
     Parameters
     ----------
     layer : Layer
-    x : array (N, C, H, W)
+    x : array (N, C, *S)
     """
 
     def __init__(self, layer: Layer, x: Array) -> None:
         self.layer, self.x, self.dx = layer, x, np.empty_like(x)
         self.samples, self.rows = self.block_size()
-        pad_h, pad_w = layer.pads
-        padded = (self.samples, layer.C, layer.H + 2 * pad_h, layer.W + 2 * pad_w)
-        self.inner = np.s_[:, :, pad_h : pad_h + layer.H, pad_w : pad_w + layer.W]
+        sizes = zip(layer.in_size, layer.pads, strict=True)
+        padded = (self.samples, layer.C, *(size + 2 * pad for size, pad in sizes))
+        axes = zip(layer.in_size, layer.pads, strict=True)
+        self.inner = np.s_[:, :, *(slice(pad, pad + size) for size, pad in axes)]
         self.padded, self.dpadded = np.zeros(padded, x.dtype), np.empty(padded, x.dtype)
 
     def block_size(self) -> tuple[int, int]:
         """Samples a block, and output rows: one of the two is not divided."""
         layer = self.layer
-        positions = BLOCK_BYTES // (layer.C * layer.KH * layer.KW * self.x.itemsize)
+        positions = BLOCK_BYTES // (layer.C * layer.kernel_cells * self.x.itemsize)
         samples = min(layer.N, max(1, positions // layer.positions))
         bands = max(1, layer.positions // max(positions, LEAST_POSITIONS))
         return samples, -(-layer.out_size[0] // bands)
 
     def blocks(self) -> Iterator[Block]:
-        N, OH = self.layer.N, self.layer.out_size[0]
-        for n in range(0, N, self.samples):
-            samples = slice(n, min(n + self.samples, N))
-            for oh in range(0, OH, self.rows):
-                yield Block(samples, slice(oh, min(oh + self.rows, OH)))
+        size, *sizes = self.layer.out_size
+        others = tuple(slice(0, size) for size in sizes)
+        for samples in cut(self.layer.N, self.samples):
+            for rows in cut(size, self.rows):
+                yield Block(samples, rows, others)
 
     def im2col(self, cols: Array) -> Array:
-        """Fill cols (N, C*KH*KW, OH*OW) from x."""
+        """Fill cols (N, C*prod(K), prod(O)) from x."""
         for block in self.blocks():
             np.copyto(self.block_of(cols, block), self.windows(block))
         return cols
 
     def col2im(self, cols: Array) -> Array:
-        """Return dx, the sums of cols (N, C*KH*KW, OH*OW)."""
+        """Return dx, the sums of cols (N, C*prod(K), prod(O))."""
         for block in self.blocks():
             self.add_columns(block, self.block_of(cols, block))
         return self.dx
 
     def block_of(self, cols: Array, block: Block) -> Array:
-        """The block's part of whole columns, as (n, C, KH, KW, rows, OW)."""
+        """The block's part of whole columns, as (n, C, *K, rows, ...)."""
         layer = self.layer
-        shape = (layer.N, layer.C, layer.KH, layer.KW, *layer.out_size)
-        return cols.reshape(shape)[block.samples, :, :, :, block.rows]
+        shape = (layer.N, layer.C, *layer.kernel_size, *layer.out_size)
+        return cols.reshape(shape)[block.samples, ..., block.rows, *block.others]
 
     def windows(self, block: Block) -> Array:
-        """The strided view whose copy is the block's columns, as (n, C, KH, KW, rows, OW)."""
+        """The strided view whose copy is the block's columns, as (n, C, *K, rows, ...)."""
         layer, source = self.layer, self.x[block.samples]
-        if layer.pads != (0, 0):
+        if any(layer.pads):
             source = self.padded[: len(source)]
             if block.rows.start == 0:
                 source[self.inner] = self.x[block.samples]
-        n, c, h, w = source.strides
-        (stride_h, stride_w), (dilation_h, dilation_w) = layer.strides, layer.dilations
+        n, c, *cells = source.strides
         return as_strided(
             source,
-            (*source.shape[:2], layer.KH, layer.KW, *layer.out_size),
-            (n, c, h * dilation_h, w * dilation_w, h * stride_h, w * stride_w),
+            (*source.shape[:2], *layer.kernel_size, *layer.out_size),
+            (n, c, *map(mul, cells, layer.dilations), *map(mul, cells, layer.strides)),
             writeable=False,
-        )[:, :, :, :, block.rows]
+        )[..., block.rows, *block.others]
 
     def add_columns(self, block: Block, cols: Array) -> None:
-        """Add a block's columns, as (n, C, KH, KW, rows, OW), into dx: once a kernel offset."""
+        """Add a block's columns, as (n, C, *K, rows, ...), into dx: once a kernel offset."""
         layer, dx = self.layer, self.dx[block.samples]
-        target = dx if layer.pads == (0, 0) else self.dpadded[: len(dx)]
+        target = self.dpadded[: len(dx)] if any(layer.pads) else dx
         if block.rows.start == 0:
             target.fill(0)
-        columns = slice(0, layer.out_size[1])
-        (stride_h, stride_w), (dilation_h, dilation_w) = layer.strides, layer.dilations
-        for kh, kw in np.ndindex(layer.KH, layer.KW):
-            ih = read_by(block.rows, stride_h, kh * dilation_h)
-            iw = read_by(columns, stride_w, kw * dilation_w)
-            target[:, :, ih, iw] += cols[:, :, kh, kw]
+        for k in np.ndindex(layer.kernel_size):
+            offsets = map(mul, k, layer.dilations)
+            cells = map(read_by, (block.rows, *block.others), layer.strides, offsets)
+            target[:, :, *cells] += cols[:, :, *k]
         if target is not dx and block.rows.stop == layer.out_size[0]:
             dx[...] = target[self.inner]
 
@@ -151,8 +154,8 @@ class NumpyConv(NumpyLowering):
     Parameters
     ----------
     layer : Layer
-    x : array (N, C, H, W)
-    w : array (F, C/group, KH, KW)
+    x : array (N, C, *S)
+    w : array (F, C/group, *K)
     b : array (F,)
     """
 
@@ -163,13 +166,17 @@ class NumpyConv(NumpyLowering):
         self.out = np.empty(layer.out_shape, x.dtype)
         self.dw, self.db = np.empty_like(self.w), np.empty_like(b)
         self.dw_parts = np.empty((self.samples, *self.w.shape), x.dtype)
-        positions = self.samples * self.rows * layer.out_size[1]
-        self.buffer = np.empty(layer.C * layer.KH * layer.KW * positions, x.dtype)
+        self.row = math.prod(layer.out_size[1:])
+        self.buffer = np.empty(
+            layer.C * layer.kernel_cells * self.samples * self.rows * self.row, x.dtype
+        )
 
     def forward(self) -> Array:
         """Return the output."""
         for block in self.blocks():
-            self.forward_block(block)
+            out = self.in_groups(self.out, block)
+            np.matmul(self.w, self.columns(block), out=out)
+            out += self.b
         return self.out
 
     def backward(self, dout: Array) -> tuple[Array, Array, Array]:
@@ -180,40 +187,40 @@ class NumpyConv(NumpyLowering):
         """
         self.dw.fill(0)
         for block in self.blocks():
-            self.backward_block(block, dout)
+            gradient = self.in_groups(dout, block)
+            self.add_weight_gradient(gradient, self.columns(block))
+            self.add_input_gradient(gradient, block)
         np.sum(dout.reshape(*dout.shape[:2], -1), axis=(0, 2), out=self.db)
         return self.dx, self.dw.reshape(self.layer.w_shape), self.db
 
-    def forward_block(self, block: Block) -> None:
-        out = self.in_groups(self.out, block)
+    def columns(self, block: Block) -> Array:
+        """The block's columns, as (n, G, K, positions)."""
         if self.layer.pointwise:
-            cols = self.in_groups(self.x, block)
-        else:
-            cols = self.grouped(self.lower(block))
-        np.matmul(self.w, cols, out=out)
-        out += self.b
+            return self.in_groups(self.x, block)
+        lowered = self.buffer_of(block)
+        np.copyto(lowered, self.windows(block))
+        return self.grouped(lowered)
 
-    def backward_block(self, block: Block, dout: Array) -> None:
-        gradient = self.in_groups(dout, block)
-        if self.layer.pointwise:
-            cols, dcols = self.in_groups(self.x, block), self.in_groups(self.dx, block)
-        else:
-            lowered = self.lower(block)
-            cols = dcols = self.grouped(lowered)
+    def add_weight_gradient(self, gradient: Array, cols: Array) -> None:
         parts = self.dw_parts[: len(cols)]
         np.matmul(gradient, cols.swapaxes(-1, -2), out=parts)
         self.dw += parts[0] if len(parts) == 1 else parts.sum(axis=0)
+
+    def add_input_gradient(self, gradient: Array, block: Block) -> None:
         multiply = np.multiply if self.w.shape[1] == 1 else np.matmul
-        multiply(self.w.swapaxes(-1, -2), gradient, out=dcols)
-        if not self.layer.pointwise:
+        if self.layer.pointwise:
+            multiply(self.w.swapaxes(-1, -2), gradient, out=self.in_groups(self.dx, block))
+        else:
+            lowered = self.buffer_of(block)
+            multiply(self.w.swapaxes(-1, -2), gradient, out=self.grouped(lowered))
             self.add_columns(block, lowered)
 
-    def lower(self, block: Block) -> Array:
-        """The block's columns in the buffer, as (n, C, KH, KW, rows, OW)."""
-        windows = self.windows(block)
-        cols = self.buffer[: windows.size].reshape(windows.shape)
-        np.copyto(cols, windows)
-        return cols
+    def buffer_of(self, block: Block) -> Array:
+        """The buffer as the block's columns, (n, C, *K, rows, ...)."""
+        layer = self.layer
+        samples, rows = (part.stop - part.start for part in (block.samples, block.rows))
+        shape = (samples, layer.C, *layer.kernel_size, rows, *layer.out_size[1:])
+        return self.buffer[: math.prod(shape)].reshape(shape)
 
     def grouped(self, cols: Array) -> Array:
         """View columns as (n, G, K, positions)."""
@@ -221,10 +228,44 @@ class NumpyConv(NumpyLowering):
 
     def in_groups(self, array: Array, block: Block) -> Array:
         """The block's part of an array over the output positions, as (n, G, rows, positions)."""
-        N, OW = self.layer.N, self.layer.out_size[1]
-        positions = slice(block.rows.start * OW, block.rows.stop * OW)
-        grouped = array.reshape(N, self.layer.group, -1, self.layer.positions)
+        layer = self.layer
+        positions = slice(block.rows.start * self.row, block.rows.stop * self.row)
+        grouped = array.reshape(layer.N, layer.group, -1, layer.positions)
         return grouped[block.samples, :, :, positions]
+
+
+class NumpyDeconv(NumpyConv):
+    """Both passes of a deconvolution; a call overwrites the results of the last.
+
+    Parameters
+    ----------
+    layer : Layer
+    x : array (N, F, *O)
+    w : array (F, C/group, *K)
+    b : array (C,)
+    """
+
+    def __init__(self, layer: Layer, x: Array, w: Array, b: Array) -> None:
+        super().__init__(layer, np.empty(layer.x_shape, x.dtype), w, np.zeros(layer.F, x.dtype))
+        self.images, self.bias = x, b.reshape(-1, *[1] * layer.rank)
+
+    def forward(self) -> Array:
+        """Return the output."""
+        for block in self.blocks():
+            self.add_input_gradient(self.in_groups(self.images, block), block)
+        self.dx += self.bias
+        return self.dx
+
+    def backward(self, dout: Array) -> tuple[Array, Array, Array]:
+        """Return dx, dw and db."""
+        self.x = dout
+        self.dw.fill(0)
+        for block in self.blocks():
+            cols = self.columns(block)
+            np.matmul(self.w, cols, out=self.in_groups(self.out, block))
+            self.add_weight_gradient(self.in_groups(self.images, block), cols)
+        db = dout.reshape(*dout.shape[:2], -1).sum(axis=(0, 2))
+        return self.out, self.dw.reshape(self.layer.w_shape), db
 
 
 class NumpyPool:
@@ -239,8 +280,8 @@ class NumpyPool:
     """
 
     def __init__(self, layer: Layer, x: Array) -> None:
-        self.layer, self.planes = layer, x.reshape(-1, layer.H, layer.W)
-        OH, OW = layer.out_size
+        self.layer, self.planes = layer, x.reshape(-1, *layer.in_size)
+        (H, W), (OH, OW) = layer.in_size, layer.out_size
         # Kernel size, stride and pad.
         self.along_h, self.along_w = zip(layer.kernel_size, layer.strides, layer.pads, strict=True)
         self.count = len(self.planes)
@@ -248,16 +289,15 @@ class NumpyPool:
         self.out = np.empty((self.count, OH, OW), x.dtype)
         self.dx = np.empty_like(self.planes)
         # A block reduced to the output's rows; and these to the windows that start at each column.
-        self.rows = np.empty((self.block, OH, layer.W), x.dtype)
+        self.rows = np.empty((self.block, OH, W), x.dtype)
         self.runs = np.empty_like(self.rows)
         self.gradient = np.empty((self.block, OH, OW), x.dtype)
-        in_h = cells_inside(layer.H, OH, *self.along_h)
-        in_w = cells_inside(layer.W, OW, *self.along_w)
+        in_h = cells_inside(H, OH, *self.along_h)
+        in_w = cells_inside(W, OW, *self.along_w)
         self.share = np.asarray(1 / np.outer(in_h, in_w), x.dtype)
 
     def blocks(self) -> Iterator[slice]:
-        for start in range(0, self.count, self.block):
-            yield slice(start, min(start + self.block, self.count))
+        return cut(self.count, self.block)
 
     def max_pool(self) -> Array:
         """Return the maximum of each window."""
@@ -287,22 +327,22 @@ class NumpyPool:
             reduce_arrays(
                 ufunc, [cells[k : k + count] for k in range(kernel)], runs.reshape(-1)[:count]
             )
-            inside = inside_image(self.layer.W, *self.along_w)
+            inside = inside_image(source.shape[2], *self.along_w)
             out[:, :, inside] = runs[:, :, read_by(inside, stride, -pad)]
         reduce_border(ufunc, by_column, out_by_column, *self.along_w)
 
     def places(self) -> Array:
         """Where each window's maximum is, its first, in the flat block of planes."""
-        layer, (pad_h, pad_w) = self.layer, self.layer.pads
+        layer, (pad_h, pad_w), (H, W) = self.layer, self.layer.pads, self.layer.in_size
         padded = np.pad(
             self.planes, ((0, 0), (pad_h, pad_h), (pad_w, pad_w)), constant_values=-np.inf
         )
         windows = sliding_window_view(padded, layer.kernel_size, (1, 2))
         windows = windows[:, :: layer.strides[0], :: layer.strides[1]]
-        kh, kw = divmod(windows.reshape(*self.out.shape, -1).argmax(axis=-1), layer.KW)
+        kh, kw = divmod(windows.reshape(*self.out.shape, -1).argmax(axis=-1), layer.kernel_size[1])
         plane, oh, ow = np.indices(self.out.shape, sparse=True)
         ih, iw = oh * layer.strides[0] - pad_h + kh, ow * layer.strides[1] - pad_w + kw
-        return (plane % self.block * layer.H + ih) * layer.W + iw
+        return (plane % self.block * H + ih) * W + iw
 
     def max_pool_backward(self, dout: Array, places: Array) -> Array:
         """Return dx, given the places."""
@@ -384,6 +424,12 @@ def spread(source: Array, out: Array, kernel: int, stride: int, pad: int) -> Non
             target[...] = source[:, reached]
         else:
             target += source[:, reached]
+
+
+def cut(size: int, length: int) -> Iterator[slice]:
+    """Slices of at most this length that make up the whole."""
+    for start in range(0, size, length):
+        yield slice(start, min(start + length, size))
 
 
 def read_by(outputs: slice, stride: int, offset: int) -> slice:

@@ -7,19 +7,24 @@ operation. What a call returns is judged once, before it is timed (`Judge`).
 """
 
 import importlib
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import fastconv
 
 from .layers import Layer
-from .numpy_path import Array, NumpyConv, NumpyLowering, NumpyPool
+from .numpy_path import Array, NumpyConv, NumpyDeconv, NumpyLowering, NumpyPool
 
+CONV_KINDS = ("forward", "backward")
+DECONV_KINDS = ("deconv", "deconv_backward")
 POOL_KINDS = ("max_pool", "avg_pool", "max_pool_backward", "avg_pool_backward")
-KINDS = ("forward", "backward", "im2col", "col2im", *POOL_KINDS)
+KINDS = (*CONV_KINDS, *DECONV_KINDS, "small_call", "im2col", "col2im", *POOL_KINDS)
 
 
 class Problem:
@@ -28,16 +33,23 @@ class Problem:
     Parameters
     ----------
     layer : Layer
+    dtype : data type
+        Of the numbers.
     threads : int
         How many each contender may use.
     convert : callable
-        Makes of the float32 data what is to be computed with.
+        Makes of the data what is to be computed with.
     """
 
     def __init__(
-        self, layer: Layer, threads: int = 1, convert: Callable[[Array], Array] = np.asarray
+        self,
+        layer: Layer,
+        dtype: npt.DTypeLike = np.float32,
+        threads: int = 1,
+        convert: Callable[[Array], Array] = np.asarray,
     ) -> None:
-        self.layer, self.threads, self.convert = layer, threads, convert
+        self.layer, self.dtype, self.threads = layer, np.dtype(dtype), threads
+        self.convert = convert
 
     @cached_property
     def x(self) -> Array:
@@ -59,8 +71,12 @@ class Problem:
     def cols(self) -> Array:
         return self._normal(4, self.layer.cols_shape)
 
+    @cached_property
+    def deconv_b(self) -> Array:
+        return self._normal(5, (self.layer.C,))
+
     def _normal(self, seed: int, shape: tuple[int, ...]) -> Array:
-        return self.convert(np.random.default_rng(seed).standard_normal(shape, np.float32))
+        return self.convert(np.random.default_rng(seed).standard_normal(shape, self.dtype.type))
 
 
 Run = Callable[[], Any]
@@ -78,6 +94,17 @@ def require(module: str) -> Any:
         raise UnavailableError(f"{module.split('.')[0]} is not installed") from None
 
 
+def parameters(p: Problem, *names: str) -> dict[str, Any]:
+    """The layer's stride, pad, dilation and group under these names: what one would write of them.
+
+    To read defaults, or a number for each axis, is a tenth of a small call's time.
+    """
+    layer = p.layer
+    values = (layer.stride, layer.pad, layer.dilation, layer.group)
+    pairs = zip(names, values, (1, 0, 1, 1), strict=False)
+    return {name: value for name, value, default in pairs if value != default}
+
+
 # --- fastconv -----------------------------------------------------------------------------------
 
 
@@ -87,20 +114,20 @@ def engine_names() -> tuple[str, ...]:
     return names if len(names) == 1 else ("auto", *names)
 
 
-def forward_call(engine: str, p: Problem) -> Run:
-    call = partial(
-        fastconv.conv_forward,
-        p.x,
-        p.w,
-        p.b,
-        stride=p.layer.strides,
-        pad=p.layer.pads,
-        dilation=p.layer.dilations,
-        group=p.layer.group,
-        engine=engine,
-        out=np.empty(p.layer.out_shape, p.x.dtype),
-        workers=p.threads,
-    )
+def conv_call(engine: str, p: Problem) -> Run:
+    call = partial(fastconv.conv_forward, p.x, p.w, p.b, out=np.empty(p.layer.out_shape, p.dtype))
+    return served(engine, p, call)
+
+
+def deconv_call(engine: str, p: Problem) -> Run:
+    out = np.empty(p.layer.x_shape, p.dtype)
+    return served(engine, p, partial(fastconv.deconv_forward, p.dout, p.w, p.deconv_b, out=out))
+
+
+def served(engine: str, p: Problem, call: Callable[..., Any]) -> Run:
+    """The call through this engine, if it serves it."""
+    given = parameters(p, "stride", "pad", "dilation", "group")
+    call = partial(call, **given, engine=engine, workers=p.threads)
     try:
         call()
     except ValueError as error:
@@ -111,20 +138,39 @@ def forward_call(engine: str, p: Problem) -> Run:
 
 
 def fastconv_forward(engine: str, p: Problem) -> Run:
-    call = forward_call(engine, p)
+    call = conv_call(engine, p)
     return lambda: call()[0]
 
 
 def fastconv_backward(engine: str, p: Problem) -> Run:
-    _, cache = forward_call(engine, p)()
-    dx, dw, db = np.empty_like(p.x), np.empty_like(p.w), np.empty_like(p.b)
+    _, cache = conv_call(engine, p)()
+    return gradients(fastconv.conv_backward, p.dout, cache, p.x, p.w, p.b)
+
+
+def fastconv_deconv(engine: str, p: Problem) -> Run:
+    call = deconv_call(engine, p)
+    return lambda: call()[0]
+
+
+def fastconv_deconv_backward(engine: str, p: Problem) -> Run:
+    _, cache = deconv_call(engine, p)()
+    return gradients(fastconv.deconv_backward, p.x, cache, p.dout, p.w, p.deconv_b)
+
+
+def gradients(backward: Callable[..., Any], dout: Array, cache: Any, *inputs: Array) -> Run:
+    dx, dw, db = map(np.empty_like, inputs)
 
     def run() -> Any:
         dw.fill(0)  # dw and db are added to
         db.fill(0)
-        return fastconv.conv_backward(p.dout, cache, dx=dx, dw=dw, db=db)
+        return backward(dout, cache, dx=dx, dw=dw, db=db)
 
     return run
+
+
+def fastconv_small_call(engine: str, p: Problem) -> Run:
+    """`conv`, which makes a new result in each call, as PyTorch does."""
+    return served(engine, p, partial(fastconv.conv, p.x, p.w, p.b))
 
 
 def fastconv_im2col(p: Problem) -> Run:
@@ -132,10 +178,8 @@ def fastconv_im2col(p: Problem) -> Run:
         fastconv.im2col,
         p.x,
         p.layer.kernel_size,
-        stride=p.layer.strides,
-        pad=p.layer.pads,
-        dilation=p.layer.dilations,
-        out=np.empty(p.layer.cols_shape, p.x.dtype),
+        **parameters(p, "stride", "pad", "dilation"),
+        out=np.empty(p.layer.cols_shape, p.dtype),
     )
 
 
@@ -145,10 +189,8 @@ def fastconv_col2im(p: Problem) -> Run:
         p.cols,
         p.layer.x_shape,
         p.layer.kernel_size,
-        stride=p.layer.strides,
-        pad=p.layer.pads,
-        dilation=p.layer.dilations,
-        out=np.empty(p.layer.x_shape, p.cols.dtype),
+        **parameters(p, "stride", "pad", "dilation"),
+        out=np.empty(p.layer.x_shape, p.dtype),
     )
 
 
@@ -178,6 +220,14 @@ def numpy_backward(p: Problem) -> Run:
     return partial(NumpyConv(p.layer, p.x, p.w, p.b).backward, p.dout)
 
 
+def numpy_deconv(p: Problem) -> Run:
+    return NumpyDeconv(p.layer, p.dout, p.w, p.deconv_b).forward
+
+
+def numpy_deconv_backward(p: Problem) -> Run:
+    return partial(NumpyDeconv(p.layer, p.dout, p.w, p.deconv_b).backward, p.x)
+
+
 def numpy_im2col(p: Problem) -> Run:
     return partial(NumpyLowering(p.layer, p.x).im2col, np.empty(p.layer.cols_shape, p.x.dtype))
 
@@ -205,13 +255,12 @@ def numpy_avg_pool_backward(p: Problem) -> Run:
 def scipy_forward(p: Problem) -> Run:
     """`scipy.ndimage.correlate`, before `scipy.signal.correlate` by 48 to 56 ms on image_filter."""
     layer = p.layer
-    (pad_h, pad_w), (KH, KW) = layer.pads, layer.kernel_size
-    same_size = KH % 2 and KW % 2 and (pad_h, pad_w) == (KH // 2, KW // 2)
-    plain = layer.strides == layer.dilations == (1, 1) and same_size
+    same_size = layer.pads == tuple(size // 2 for size in layer.kernel_size if size % 2)
+    plain = {*layer.strides, *layer.dilations} == {1} and same_size
     if not (layer.N == layer.C == layer.F == 1 and plain):
         raise UnavailableError("SciPy has no convolution over channels")
     correlate = require("scipy.ndimage").correlate
-    x, w, b, out = p.x[0, 0], p.w[0, 0], p.b[0], np.empty(layer.out_shape, p.x.dtype)
+    x, w, b, out = p.x[0, 0], p.w[0, 0], p.b[0], np.empty(layer.out_shape, p.dtype)
 
     def run() -> Array:
         correlate(x, w, mode="constant", output=out[0, 0])
@@ -230,28 +279,48 @@ def use_torch(p: Problem) -> Any:
     return torch
 
 
+def torch_empty(p: Problem, shape: tuple[int, ...]) -> Any:
+    torch = require("torch")
+    return torch.empty(shape, dtype=getattr(torch, p.dtype.name))
+
+
+class Inference(partial[Any]):
+    """A call of PyTorch's to be timed under `inference_mode`."""
+
+
+def surroundings(run: Run) -> AbstractContextManager[Any]:
+    """What a turn is under: to enter `inference_mode` takes as long as a small convolution."""
+    return require("torch").inference_mode() if isinstance(run, Inference) else nullcontext()
+
+
+def torch_conv(operation: str, p: Problem) -> Callable[..., Any]:
+    """`conv2d` or `conv_transpose2d`, or their sisters of other ranks, for x, w and b."""
+    call = getattr(use_torch(p).nn.functional, f"{operation}{p.layer.rank}d")
+    return partial(call, **parameters(p, "stride", "padding", "dilation", "groups"))
+
+
 def torch_forward(p: Problem) -> Run:
-    torch = use_torch(p)
-    x, w, b = map(torch.from_numpy, (p.x, p.w, p.b))
-    layer = p.layer
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return torch.nn.functional.conv2d(
-                x, w, b, layer.strides, layer.pads, layer.dilations, layer.group
-            )
-
-    return run
+    return Inference(torch_conv("conv", p), *map(use_torch(p).from_numpy, (p.x, p.w, p.b)))
 
 
 def torch_backward(p: Problem) -> Run:
-    torch = use_torch(p)
-    inputs = [torch.from_numpy(array).requires_grad_() for array in (p.x, p.w, p.b)]
-    layer, dout = p.layer, torch.from_numpy(p.dout)
-    out = torch.nn.functional.conv2d(
-        *inputs, layer.strides, layer.pads, layer.dilations, layer.group
-    )
-    return partial(torch.autograd.grad, out, inputs, dout, retain_graph=True)
+    return torch_gradients(torch_conv("conv", p), p.dout, p.x, p.w, p.b)
+
+
+def torch_deconv(p: Problem) -> Run:
+    inputs = map(use_torch(p).from_numpy, (p.dout, p.w, p.deconv_b))
+    return Inference(torch_conv("conv_transpose", p), *inputs)
+
+
+def torch_deconv_backward(p: Problem) -> Run:
+    return torch_gradients(torch_conv("conv_transpose", p), p.x, p.dout, p.w, p.deconv_b)
+
+
+def torch_gradients(operation: Callable[..., Any], dout: Array, *inputs: Array) -> Run:
+    torch = require("torch")
+    tensors = [torch.from_numpy(array).requires_grad_() for array in inputs]
+    out = operation(*tensors)
+    return partial(torch.autograd.grad, out, tensors, torch.from_numpy(dout), retain_graph=True)
 
 
 def torch_unfold(p: Problem) -> Run:
@@ -271,7 +340,7 @@ def torch_fold(p: Problem) -> Run:
     return partial(
         torch.nn.functional.fold,
         torch.from_numpy(p.cols),
-        (layer.H, layer.W),
+        layer.in_size,
         layer.kernel_size,
         layer.dilations,
         layer.pads,
@@ -289,7 +358,7 @@ def torch_out_unfold(p: Problem) -> Run:
         layer.dilations,
         layer.pads,
         layer.strides,
-        out=torch.empty(layer.cols_shape),
+        out=torch_empty(p, layer.cols_shape),
     )
 
 
@@ -299,12 +368,12 @@ def torch_out_fold(p: Problem) -> Run:
     return partial(
         torch.ops.aten.col2im.out,
         torch.from_numpy(p.cols),
-        (layer.H, layer.W),
+        layer.in_size,
         layer.kernel_size,
         layer.dilations,
         layer.pads,
         layer.strides,
-        out=torch.empty(layer.x_shape),
+        out=torch_empty(p, layer.x_shape),
     )
 
 
@@ -320,14 +389,7 @@ def torch_pool(operation: str, p: Problem, x: Any) -> Any:
 
 
 def torch_pool_forward(operation: str, p: Problem) -> Run:
-    torch = use_torch(p)
-    x = torch.from_numpy(p.x)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return torch_pool(operation, p, x)
-
-    return run
+    return Inference(torch_pool, operation, p, use_torch(p).from_numpy(p.x))
 
 
 def torch_pool_backward(operation: str, p: Problem) -> Run:
@@ -343,7 +405,7 @@ def torch_out_max_pool(p: Problem) -> Run:
         torch.ops.aten.max_pool2d_with_indices.out,
         torch.from_numpy(p.x),
         *torch_window(p),
-        out=torch.empty(shape),
+        out=torch_empty(p, shape),
         indices=torch.empty(shape, dtype=torch.int64),
     )
     return lambda: call()[0]
@@ -356,7 +418,7 @@ def torch_out_avg_pool(p: Problem) -> Run:
         torch.from_numpy(p.x),
         *torch_window(p),
         count_include_pad=False,
-        out=torch.empty(p.layer.out_shape),
+        out=torch_empty(p, p.layer.out_shape),
     )
 
 
@@ -372,7 +434,7 @@ def torch_out_max_pool_backward(p: Problem) -> Run:
         dilation=(1, 1),
         ceil_mode=False,
         indices=indices,
-        grad_input=torch.empty(p.layer.x_shape),
+        grad_input=torch_empty(p, p.layer.x_shape),
     )
 
 
@@ -386,7 +448,7 @@ def torch_out_avg_pool_backward(p: Problem) -> Run:
         ceil_mode=False,
         count_include_pad=False,
         divisor_override=None,
-        grad_input=torch.empty(p.layer.x_shape),
+        grad_input=torch_empty(p, p.layer.x_shape),
     )
 
 
@@ -414,10 +476,14 @@ def onnxruntime_node(
     options.inter_op_num_threads = 1
     # Its threads may spin within a call, but not on into the next contender's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = runtime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    out = np.empty(p.layer.out_shape, p.x.dtype)
+    not_implemented = require("onnxruntime.capi.onnxruntime_pybind11_state").NotImplemented
+    try:
+        session = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except not_implemented:
+        raise UnavailableError(f"onnxruntime has no {operation} in {p.dtype}") from None
+    out = np.empty(p.layer.out_shape, p.dtype)
     binding = session.io_binding()
     binding.bind_cpu_input("x", p.x)
     binding.bind_output("out", "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
@@ -446,12 +512,12 @@ def node_model(
         pads=(*layer.pads, *layer.pads),
         **attributes,
     )
-    float32 = onnx.TensorProto.FLOAT
+    element_type = helper.np_dtype_to_tensor_dtype(p.dtype)
     graph = helper.make_graph(
         [node],
         operation,
-        [helper.make_tensor_value_info("x", float32, layer.x_shape)],
-        [helper.make_tensor_value_info("out", float32, layer.out_shape)],
+        [helper.make_tensor_value_info("x", element_type, layer.x_shape)],
+        [helper.make_tensor_value_info("out", element_type, layer.out_shape)],
         [as_tensor(weight, name) for name, weight in weights.items()],
     )
     # Old enough for any runtime of the last years.
@@ -475,6 +541,19 @@ def contenders(kind: str) -> dict[str, Prepare]:
         case "backward":
             ours = {name: partial(fastconv_backward, name) for name in engine_names()}
             return ours | {"numpy": numpy_backward, "torch": torch_backward}
+        case "deconv":
+            ours = {name: partial(fastconv_deconv, name) for name in engine_names()}
+            return ours | {"numpy": numpy_deconv, "torch": torch_deconv}
+        case "deconv_backward":
+            ours = {name: partial(fastconv_deconv_backward, name) for name in engine_names()}
+            return ours | {"numpy": numpy_deconv_backward, "torch": torch_deconv_backward}
+        case "small_call":
+            ours = {name: partial(fastconv_small_call, name) for name in engine_names()}
+            return ours | {
+                "numpy": numpy_forward,
+                "torch": torch_forward,
+                "onnxruntime": onnxruntime_forward,
+            }
         case "im2col":
             return {
                 "fastconv": fastconv_im2col,
@@ -535,10 +614,14 @@ def as_arrays(result: Any) -> list[Array]:
 def reduction_lengths(kind: str, layer: Layer) -> tuple[int, ...]:
     """How many products or values are summed into one element of each result."""
     batch_positions = layer.N * layer.positions
-    kernel = layer.KH * layer.KW
+    kernel = layer.kernel_cells
+    taps_back = layer.F // layer.group * kernel
     return {
         "forward": (layer.taps,),
-        "backward": (layer.F // layer.group * kernel, batch_positions, batch_positions),
+        "backward": (taps_back, batch_positions, batch_positions),
+        "deconv": (taps_back,),
+        "deconv_backward": (layer.taps, batch_positions, layer.N * math.prod(layer.in_size)),
+        "small_call": (layer.taps,),
         "im2col": (0,),
         "col2im": (kernel,),
         "max_pool": (0,),
@@ -551,21 +634,23 @@ def reduction_lengths(kind: str, layer: Layer) -> tuple[int, ...]:
 class Judge:
     """Holds what a call must return, in float64, and how far from it each element may be.
 
-    Direct sums in float32 (unit roundoff u) may err by ``(4*sqrt(K) + 8) * u * S``, with K the
-    length of the sum and S the sum of the magnitudes of its terms; copies (K = 0) not at all.
+    Direct sums with unit roundoff u may err by ``(4*sqrt(K) + 8) * u * S``, with K the length of
+    the sum and S the sum of the magnitudes of its terms; copies (K = 0) not at all. For float64,
+    what is expected has such an error too, a tenth of the bound or less.
     """
 
-    def __init__(self, kind: str, layer: Layer) -> None:
+    def __init__(self, kind: str, layer: Layer, dtype: npt.DTypeLike = np.float32) -> None:
         def result(problem: Problem) -> list[Array]:
             return as_arrays(contenders(kind)["numpy"](problem)())
 
-        values = Problem(layer, convert=lambda array: array.astype(np.float64))
-        sizes = Problem(layer, convert=lambda array: np.abs(array, dtype=np.float64))
+        values = Problem(layer, dtype, convert=lambda array: array.astype(np.float64))
+        sizes = Problem(layer, dtype, convert=lambda array: np.abs(array, dtype=np.float64))
         if kind == "max_pool_backward":
             sizes.x = values.x  # no term of the sums, but what places them
         self.expected, magnitudes = result(values), result(sizes)
+        u = np.finfo(dtype).eps / 2
         self.bounds = [
-            (4 * K**0.5 + 8) * 2.0**-24 * S if K else np.zeros_like(S)
+            (4 * K**0.5 + 8) * u * S if K else np.zeros_like(S)
             for K, S in zip(reduction_lengths(kind, layer), magnitudes, strict=True)
         ]
 

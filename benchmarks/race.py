@@ -12,6 +12,7 @@ import gc
 import random
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter, sleep
 from typing import Any
@@ -21,9 +22,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
 from .layers import LAYERS, Layer
-from .peers import Judge, Problem, Run, contenders
+from .peak import peak_run
+from .peers import Judge, Problem, Run, UnavailableError, contenders, surroundings
 
 LEAST_ROUNDS = 7
+# Products over the layer's every position and tap that a call computes.
+PRODUCTS = {"forward": 1, "backward": 2, "deconv": 1, "deconv_backward": 2}
+PEAK = "multiply-adds in registers"
 # A turn is one call, or as many as fill this time; several follow one that is not timed and finds
 # the caches as the last contender left them.
 TURN_SECONDS = 0.02
@@ -34,22 +39,35 @@ REST_SECONDS = 0.04
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of a peer's time to ours, round by round: the median and the quartiles."""
+    """Of two times or speeds, round by round: the median and the quartiles."""
 
     median: float
     low: float
     high: float
 
+    @classmethod
+    def of(cls, ratios: list[float]) -> "Ratio":
+        if len(ratios) == 1:
+            return cls(*ratios * 3)
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return cls(median, low, high)
+
 
 @dataclass
 class Race:
-    """One layer's contenders and what came of them."""
+    """One layer's contenders and what came of them.
+
+    `peak` is what a core can do, in operations a second, in each round; empty where that was not
+    measured.
+    """
 
     kind: str
     layer: Layer
     ours: str
+    threads: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
+    peak: list[float] = field(default_factory=list)
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -59,20 +77,40 @@ class Race:
         if name not in self.seconds or self.ours not in self.seconds:
             return None
         pairs = zip(self.seconds[name], self.seconds[self.ours], strict=True)
-        ratios = [theirs / ours for theirs, ours in pairs]
-        if len(ratios) == 1:
-            return Ratio(*ratios * 3)
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return Ratio(median, low, high)
+        return Ratio.of([theirs / ours for theirs, ours in pairs])
+
+    def speed(self) -> float | None:
+        """Our operations a second; None where this is no matter of operations."""
+        if self.kind not in PRODUCTS or self.ours not in self.seconds:
+            return None
+        return self.flop / self.median(self.ours)
+
+    def share(self) -> Ratio | None:
+        """How much that is of what the cores can do."""
+        if not self.peak or self.ours not in self.seconds:
+            return None
+        pairs = zip(self.seconds[self.ours], self.peak, strict=True)
+        return Ratio.of([self.flop / ours / (self.threads * peak) for ours, peak in pairs])
+
+    @property
+    def flop(self) -> int:
+        return PRODUCTS[self.kind] * self.layer.flop
 
 
 def run_race(
-    kind: str, layer: Layer, names: list[str], *, threads: int, seconds: float, least_rounds: int
+    kind: str,
+    layer: Layer,
+    names: list[str],
+    *,
+    dtype: str,
+    threads: int,
+    seconds: float,
+    least_rounds: int,
 ) -> Race:
     """Prepare, check and time these contenders on one layer."""
     prepares = contenders(kind)
-    race = Race(kind, layer, ours=next(iter(prepares)))
-    judge, problem = Judge(kind, layer), Problem(layer, threads)
+    race = Race(kind, layer, next(iter(prepares)), threads)
+    judge, problem = Judge(kind, layer, dtype), Problem(layer, dtype, threads)
     runs: dict[str, Run] = {}
     for name in names:
         try:
@@ -83,11 +121,17 @@ def run_race(
         else:
             runs[name] = run
     del judge
-    if runs:
-        with threadpool_limits(limits=threads):
-            race.seconds = interleave(
-                runs, seconds, least_rounds, rest=REST_SECONDS if threads > 1 else 0
-            )
+    if not runs:
+        return race
+    peak_flop = 0
+    if kind in PRODUCTS:
+        with suppress(UnavailableError):  # the report says so
+            runs[PEAK], peak_flop = peak_run(dtype)
+    with threadpool_limits(limits=threads):
+        race.seconds = interleave(
+            runs, seconds, least_rounds, rest=REST_SECONDS if threads > 1 else 0
+        )
+    race.peak = [peak_flop / taken for taken in race.seconds.pop(PEAK, ())]
     return race
 
 
@@ -114,9 +158,11 @@ def interleave(
             for name in order.sample(list(runs), len(runs)):
                 sleep(rest)
                 run = runs[name]
-                if calls[name] > 1 or rest:
-                    run()
-                times[name].append(statistics.median(time_call(run) for _ in range(calls[name])))
+                with surroundings(run):
+                    if calls[name] > 1 or rest:
+                        run()
+                    turn = [time_call(run) for _ in range(calls[name])]
+                times[name].append(statistics.median(turn))
     finally:
         gc.enable()
     return times

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import statistics
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,23 +12,27 @@ from threadpoolctl import threadpool_info
 
 import fastconv
 
-from .peers import contenders
+from .peak import peak_run
+from .peers import UnavailableError, contenders
 from .race import Race
 
 PACKAGES = ("fastconv", "numpy", "scipy", "torch", "onnxruntime")
 FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
 
 LEGEND = (
-    "Times are medians in ms. Ratios to ours, the first column, are taken round by round: their "
-    "median (and quartiles); above 1, ours is faster."
+    "Times are medians. Ratios to ours, the first column, are taken round by round: their median "
+    "(and quartiles); above 1, ours is faster. numpy is the only pure-NumPy contender, the best "
+    "that we know. The peak is what a core multiplies and adds in registers, measured in the same "
+    "rounds, times the threads."
 )
 
 
-def machine(processor: dict[str, Any], threads: int) -> dict[str, Any]:
+def machine(processor: dict[str, Any], dtype: str, threads: int) -> dict[str, Any]:
     """What the times depend on; `processor` is what py-cpuinfo says of it."""
     return {
         "processor": processor.get("brand_raw", platform.machine()),
         "features": [flag for flag in FEATURES if flag in processor.get("flags", ())],
+        "dtype": dtype,
         "threads": threads,
         "instruction_set": fastconv.config()["instruction_set"],
         "versions": {"python": platform.python_version(), **versions()},
@@ -55,10 +60,23 @@ def machine_lines(machine: dict[str, Any]) -> list[str]:
     threads = machine["threads"]
     return [
         f"{machine['processor']} ({' '.join(machine['features'])}), "
-        f"{threads} thread{'s' if threads > 1 else ''}",
+        f"{machine['dtype']}, {threads} thread{'s' if threads > 1 else ''}",
         ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
         f"fastconv built for {machine['instruction_set']}; {', '.join(machine['blas'])}",
     ]
+
+
+def peak_line(races: Sequence[Race], dtype: str) -> str:
+    """What a core could do in these races; empty where none asked."""
+    peaks = [speed for race in races for speed in race.peak]
+    if peaks:
+        median, low, high = (call(peaks) / 1e9 for call in (statistics.median, min, max))
+        return f"peak of a core in {dtype}: {median:.0f} GFLOP/s ({low:.0f} to {high:.0f})"
+    try:
+        peak_run(dtype)
+    except UnavailableError as reason:
+        return f"peak of a core: not measured, {reason}"
+    return ""
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -86,21 +104,45 @@ def summary(races: Sequence[Race]) -> list[dict[str, Any]]:
     return rows
 
 
+def speeds(races: Sequence[Race]) -> list[dict[str, Any]]:
+    """Our operations a second, and the share of the peak (None where that was not measured)."""
+    rows = []
+    for race in races:
+        speed, share = race.speed(), race.share()
+        if speed:
+            rows.append(
+                {
+                    "kind": race.kind,
+                    "layer": race.layer.name,
+                    "contender": race.ours,
+                    "gflops": speed / 1e9,
+                    "of_peak": share.median if share else None,
+                }
+            )
+    return rows
+
+
 def ratio_table(races: Sequence[Race]) -> Table:
     """One kind of call: a row a layer, each contender's time, each peer's ratio to ours."""
-    kind, ours = races[0].kind, races[0].ours
+    kind, ours, rank = races[0].kind, races[0].ours, races[0].layer.rank
     timed = {name for race in races for name in race.seconds}
     names = [name for name in contenders(kind) if name in timed]
     peers = [name for name in names if name != ours] if ours in names else []
-    table = Table(title=kind, title_justify="left", title_style="bold")
+    in_micros = all(race.median(name) < 1e-3 for race in races for name in race.seconds)
+    unit, factor = ("us", 1e6) if in_micros else ("ms", 1e3)
+    title = f"{kind}, times in {unit}" if rank == 2 else f"{kind}, {rank}-D, times in {unit}"
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("layer")
     for name in names:
         table.add_column(name, justify="right")
     for name in peers:
         table.add_column(f"{name} / {ours}", justify="right")
+    has_speeds = any(race.speed() for race in races)
+    if has_speeds:
+        table.add_column(f"{ours}, GFLOP/s (of peak)", justify="right")
     ratios: dict[str, list[float]] = {name: [] for name in peers}
     for race in races:
-        times = [f"{race.median(n) * 1e3:.3f}" if n in race.seconds else "-" for n in names]
+        times = [f"{race.median(n) * factor:.3f}" if n in race.seconds else "-" for n in names]
         cells = []
         for name in peers:
             ratio = race.ratio(name)
@@ -109,6 +151,8 @@ def ratio_table(races: Sequence[Race]) -> Table:
                 cells.append(f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
             else:
                 cells.append("-")
+        if has_speeds:
+            cells.append(speed_cell(race))
         table.add_row(race.layer.name, *times, *cells)
     table.add_section()
     means = [
@@ -117,3 +161,10 @@ def ratio_table(races: Sequence[Race]) -> Table:
     ]
     table.add_row("geometric mean", *[""] * len(names), *means)
     return table
+
+
+def speed_cell(race: Race) -> str:
+    speed, share = race.speed(), race.share()
+    if speed is None:
+        return "-"
+    return f"{speed / 1e9:.1f}" + (f" ({share.median:.0%})" if share else "")
