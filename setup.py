@@ -15,7 +15,7 @@ link_args: list[str] = []
 if sys.platform != "win32":
     # Without the second one gcc makes a call of memset or memcpy of each short loop of the kernels,
     # which costs im2col on layers of 14x14 a fifth of its speed. The third lets it compare and
-    # select without jumps; the fourth keeps results the same in every build.
+    # select without jumps; the fourth keeps results the same in every build (but see OWN_FLAGS).
     compile_args += [
         "-O3", "-fno-tree-loop-distribute-patterns", "-fno-trapping-math", "-ffp-contract=off",
     ]  # fmt: skip
@@ -24,7 +24,9 @@ if os.environ.get("FASTCONV_SANITIZE"):  # `make sanitize`: a bad access stops t
     compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", *flags]
     link_args += flags
 
-# The builds of src/fastconv/_kernels/*.pyx beside the default one, and their flags.
+KERNELS = "src/fastconv/_kernels"
+
+# The builds of KERNELS/*.pyx beside the default one, and their flags.
 BUILDS: dict[str, list[str]] = {}
 if sys.platform != "win32" and sysconfig.get_platform().endswith("x86_64"):
     v3 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
@@ -32,26 +34,30 @@ if sys.platform != "win32" and sysconfig.get_platform().endswith("x86_64"):
     BUILDS = {"v3": v3, "v4": [*v3, *v4, "-mprefer-vector-width=512"]}
 
 
+# What single kernels have besides: that of products fuses multiplication and addition.
+OWN_FLAGS: dict[str, list[str]] = {}
+if sys.platform != "win32":
+    OWN_FLAGS = {"fused": ["-ffp-contract=fast"]}
+
+
 def extension(name: str, source: str, *more: str) -> Extension:
     """One module, with the flags that all have."""
     return Extension(
         f"fastconv.{name}",
         [source],
-        include_dirs=[np.get_include()],
+        include_dirs=[np.get_include(), KERNELS],
+        depends=[f"{KERNELS}/simd.h"],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        extra_compile_args=[*compile_args, *more],
+        extra_compile_args=[*compile_args, *more, *OWN_FLAGS.get(name.rpartition(".")[2], [])],
         extra_link_args=link_args,
     )
 
 
-kernels = sorted(path.stem for path in Path("src/fastconv/_kernels").glob("*.pyx"))
+kernels = sorted(path.stem for path in Path(KERNELS).glob("*.pyx"))
 modules = cythonize(
     [
         extension("_im2col", "src/fastconv/_im2col.pyx"),
-        *(
-            extension(f"_kernels.base.{name}", f"src/fastconv/_kernels/{name}.pyx")
-            for name in kernels
-        ),
+        *(extension(f"_kernels.base.{name}", f"{KERNELS}/{name}.pyx") for name in kernels),
     ],
     build_dir="build/cython",
 )

@@ -251,6 +251,17 @@ def _forward_and_backward(
     }
 
 
+def _by_each_engine(
+    name: str, x: Shape, w: Shape, filters: int, **params: Any
+) -> dict[str, Operation]:
+    """The two operations, by the engine that "auto" takes, and by each of the others."""
+    operations = _forward_and_backward(name, x, w, filters, **params)
+    for engine in fastconv.engines()[1:]:
+        by_engine = f"{name} by {engine}"
+        operations |= _forward_and_backward(by_engine, x, w, filters, engine=engine, **params)
+    return operations
+
+
 def _pool(kind: str, x: Shape, **params: Any) -> dict[str, Operation]:
     """The two operations of a pool."""
     forward = getattr(fastconv, f"{kind}_pool_forward")
@@ -370,16 +381,14 @@ DEFORM_OUT = (2, 6, 3, 6)
 
 
 OPERATIONS: dict[str, Operation] = {
-    **_forward_and_backward("conv", X, (6, 2, *KERNEL), 6, group=2, **WINDOW),
-    **_forward_and_backward("conv 1x1", (2, 4, 3, 5), (3, 4, 1, 1), 3),
-    **_forward_and_backward("conv 1d depthwise", (3, 4, 7), (4, 1, 3), 4, group=4, stride=2),
-    **_forward_and_backward("conv 3d NHWC", (2, 3, 4, 3, 2), (2, 2, 2, 2, 3), 3, layout="NHWC"),
-    **_forward_and_backward("deconv", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, **WINDOW),
-    **_forward_and_backward("deconv 1x1 NHWC", (2, 3, 2, 4), (1, 1, 3, 4), 3, layout="NHWC"),
-    **_forward_and_backward(
-        "conv reflect", X, (6, 2, *KERNEL), 6, group=2, pad_mode="reflect", **WINDOW
-    ),
-    **_forward_and_backward(
+    **_by_each_engine("conv", X, (6, 2, *KERNEL), 6, group=2, **WINDOW),
+    **_by_each_engine("conv 1x1", (2, 4, 3, 5), (3, 4, 1, 1), 3),
+    **_by_each_engine("conv 1d depthwise", (3, 4, 7), (4, 1, 3), 4, group=4, stride=2),
+    **_by_each_engine("conv 3d NHWC", (2, 3, 4, 3, 2), (2, 2, 2, 2, 3), 3, layout="NHWC"),
+    **_by_each_engine("deconv", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, **WINDOW),
+    **_by_each_engine("deconv 1x1 NHWC", (2, 3, 2, 4), (1, 1, 3, 4), 3, layout="NHWC"),
+    **_by_each_engine("conv reflect", X, (6, 2, *KERNEL), 6, group=2, pad_mode="reflect", **WINDOW),
+    **_by_each_engine(
         "deconv wrap", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, pad_mode="wrap", **WINDOW
     ),
     **_pool("max", X, kernel_size=(3, 2), stride=(2, 1), pad=[(1, 1), (0, 1)], dilation=(1, 2)),

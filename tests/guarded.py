@@ -21,6 +21,7 @@ import numpy as np
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
+from fastconv._engines import fused, plans
 from fastconv._geometry import window_geometry
 
 PAGE = mmap.PAGESIZE
@@ -30,7 +31,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 class Guarded:
     """Memory of some pages between two pages without access."""
 
-    def __init__(self, pages: int = 16) -> None:
+    def __init__(self, pages: int = 64) -> None:
         self.size = pages * PAGE
         self.memory = mmap.mmap(-1, self.size + 2 * PAGE)
         self.bytes = np.frombuffer(self.memory, np.uint8)
@@ -103,7 +104,7 @@ def check_lowering(end: str, dtype: type) -> int:
 
 
 def check_convolution(end: str, dtype: type) -> int:
-    """The public calls, with every array guarded."""
+    """The public calls, with every array guarded, by each engine in turn."""
     rng = np.random.default_rng(0)
     cases = 0
     for size, kernel, stride, pad, dilation in itertools.islice(window_cases(), 0, None, 3):
@@ -122,7 +123,8 @@ def check_convolution(end: str, dtype: type) -> int:
                 memory.array(np.zeros_like(array), end)
                 for memory, array in zip(POOL[5:], (x, w, b), strict=True)
             )
-            _, cache = fastconv.conv_forward(x, w, b, out=out, **params)
+            engine = fastconv.engines()[cases // 2 % 2]
+            _, cache = fastconv.conv_forward(x, w, b, out=out, engine=engine, **params)
             np.testing.assert_array_equal(out, expected)
             fastconv.conv_backward(dout, cache, dx=dx, dw=dw, db=db)
             gradients = reference.conv_backward_shifted(dout, x, w, **params)
@@ -133,7 +135,7 @@ def check_convolution(end: str, dtype: type) -> int:
 
 
 def check_deconvolution(end: str, dtype: type) -> int:
-    """The transposed calls, with every array guarded."""
+    """The transposed calls, with every array guarded, by each engine in turn."""
     rng = np.random.default_rng(0)
     cases = 0
     for size, kernel, stride, _, dilation in itertools.islice(window_cases(), 0, None, 5):
@@ -151,7 +153,8 @@ def check_deconvolution(end: str, dtype: type) -> int:
             memory.array(np.zeros_like(array), end)
             for memory, array in zip(POOL[5:], (x, w, b), strict=True)
         )
-        _, cache = fastconv.deconv_forward(x, w, b, out=out, **params)
+        engine = fastconv.engines()[cases % 2]
+        _, cache = fastconv.deconv_forward(x, w, b, out=out, engine=engine, **params)
         np.testing.assert_array_equal(out, expected)
         fastconv.deconv_backward(dout, cache, dx=dx, dw=dw, db=db)
         gradients = reference.deconv_backward_shifted(dout, x, w, **params)
@@ -159,6 +162,91 @@ def check_deconvolution(end: str, dtype: type) -> int:
             np.testing.assert_array_equal(got, wanted)
         cases += 1
     return cases
+
+
+def mirrored(array: np.ndarray) -> np.ndarray:
+    return array[:, ::-1, ..., ::-1]
+
+
+# How images and weights lie in memory, and back: plain, as the NHWC calls have them, backwards.
+ORDERS = [
+    (np.asarray,) * 4,
+    (
+        lambda x: np.moveaxis(x, 1, -1),
+        lambda x: np.moveaxis(x, -1, 1),
+        lambda w: np.moveaxis(w, (0, 1), (-1, -2)),
+        lambda w: np.moveaxis(w, (-1, -2), (0, 1)),
+    ),
+    (mirrored,) * 4,
+]
+
+
+def check_fused(end: str, dtype: type) -> int:
+    """Every build of the engine `fused`, its own scratch guarded as well, in several layouts.
+
+    Half of the cases are cut into small units.
+    """
+
+    def allocate(
+        _: str, shape: tuple[int, ...], dtype: np.dtype, *, zero: bool = False
+    ) -> np.ndarray:
+        memory = Guarded(1 + math.prod(shape) * dtype.itemsize // PAGE)
+        return memory.array(np.full(shape, 0 if zero else np.nan, dtype), end)
+
+    fused.allocate = allocate
+    fused.THREAD_WORK = 0
+    for name, function in list(vars(fused).items()):  # remember no plans
+        setattr(fused, name, getattr(function, "__wrapped__", function))
+    rng, choose = np.random.default_rng(0), random.Random(0)
+    cases = 0
+    for size, kernel, stride, pad, dilation, channels, filters in fused_cases():
+        build = _kernels.load("fused", choose.choice(_kernels.RUNNABLE))
+        fused.kernel = plans.kernel = build
+        cut, group = choose.randrange(2), choose.choice((1, 2))
+        plans.SCRATCH_BYTES, plans.SUMS_BYTES = ((2**21, 2**19), (2**10, 2**9))[cut]
+        plans.SMALL_WORK, plans.GRADIENT_CHANNELS = ((2**22, 256), (0, 1))[cut]
+        plans.UNIT_WORK, plans.PACK_SIZE = ((2**31, 2**25), (2**10, 2**5))[cut]
+        params = {"stride": stride, "pad": pad, "dilation": dilation, "group": group}
+        x = rng.integers(-3, 4, (2, group * channels, *size)).astype(dtype)
+        w = rng.integers(-3, 4, (group * filters, channels, *kernel)).astype(dtype)
+        b = rng.integers(-3, 4, group * filters).astype(dtype)
+        expected = reference.conv_forward_shifted(x, w, b, **params)
+        dout = rng.integers(-3, 4, expected.shape).astype(dtype)
+        gradients = reference.conv_backward_shifted(dout, x, w, **params)
+        for turn, turn_back, turn_w, turn_w_back in ORDERS:
+            arrays = (turn(x), turn_w(w), b, turn(dout))
+            targets = (turn(expected * 0), turn(x * 0), turn_w(w * 0), b * 0)
+            *given, out, dx, dw, db = guarded(end, *arrays, *targets)
+            x_view, dout_view, out, dx = map(turn_back, (given[0], given[3], out, dx))
+            w_view, dw = map(turn_w_back, (given[1], dw))
+            _, cache = fastconv.conv_forward(
+                x_view, w_view, given[2], out=out, engine="fused", workers=2, **params
+            )
+            fastconv.conv_backward(dout_view, cache, dx=dx, dw=dw, db=db)
+            np.testing.assert_array_equal(out, expected)
+            for got, wanted in zip((dx, dw, db), gradients, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+            cases += 1
+    return cases
+
+
+def fused_cases():
+    """Windows with few channels, and sizes of several panels, tiles and blocks of taps."""
+    choose = random.Random(1)
+    for case in itertools.islice(window_cases(), 0, None, 4):
+        yield *case, choose.choice((1, 2, 3, 5)), choose.choice((1, 4, 7))
+    for size, kernel, channels, filters in (
+        ((9, 10), (3, 3), 30, 11),
+        ((70,), (5,), 58, 19),
+        ((6, 18), (1, 1), 33, 20),
+        ((3, 4, 5), (2, 3, 2), 45, 10),
+        ((31, 33), (3, 3), 2, 3),
+    ) * 3:
+        for stride, before, dilation in itertools.product((1, 2), (0, 1), (1, 2)):
+            steps, pad, dilations = ((v,) * len(size) for v in (stride, before, dilation))
+            extents = (dilation * (k - 1) + 1 for k in kernel)
+            if all(i + 2 * before >= e for i, e in zip(size, extents, strict=True)):
+                yield size, kernel, steps, pad, dilations, channels, filters
 
 
 def check_pools(end: str, dtype: type) -> int:
@@ -246,6 +334,7 @@ def main(what: str) -> None:
                     check_deconvolution,
                     check_pools,
                     check_deformable,
+                    check_fused,
                 )
                 for end in ("front", "back")
                 for dtype in (np.float32, np.float64)

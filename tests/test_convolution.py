@@ -17,10 +17,9 @@ from fastconv import reference
 pytestmark = pytest.mark.sanitize
 
 DTYPES = [np.float32, np.float64]
-ENGINES = ["auto", *fastconv.engines()]
 
 both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
-every_engine = pytest.mark.parametrize("engine", ENGINES)
+every_engine = pytest.mark.parametrize("engine", fastconv.engines())
 
 
 def as_types(dtype, *arrays):
@@ -95,9 +94,10 @@ def test_cuts_change_nothing(case, step_bytes, step_positions, monkeypatch):
         assert_equal(got, target, np.float32)
 
 
+@every_engine
 @both_types
 @pytest.mark.parametrize("case", CONV_CASES)
-def test_nhwc_equals_nchw_transposed(case, dtype):
+def test_nhwc_equals_nchw_transposed(case, dtype, engine):
     rng = np.random.default_rng(1)
     params = parameters(case)
     x, w, b = as_types(
@@ -106,11 +106,11 @@ def test_nhwc_equals_nchw_transposed(case, dtype):
         rng.standard_normal(case["w_shape"]),
         rng.standard_normal(case["w_shape"][0]),
     )
-    out, cache = fastconv.conv_forward(x, w, b, **params)
+    out, cache = fastconv.conv_forward(x, w, b, engine=engine, **params)
     dout = rng.standard_normal(out.shape).astype(dtype)
     dx, dw, db = fastconv.conv_backward(dout, cache)
     turned = np.ascontiguousarray(to_nhwc(x)), np.ascontiguousarray(to_khwc(w)), b
-    out_nhwc, cache_nhwc = fastconv.conv_forward(*turned, layout="NHWC", **params)
+    out_nhwc, cache_nhwc = fastconv.conv_forward(*turned, layout="NHWC", engine=engine, **params)
     assert out_nhwc.flags.c_contiguous
     assert_equal(out_nhwc, to_nhwc(out), dtype)
     got = fastconv.conv_backward(np.ascontiguousarray(to_nhwc(dout)), cache_nhwc)
@@ -230,7 +230,7 @@ def test_three_dimensional_kernel_of_ones_counts():
     assert out.item() == x.sum()
 
 
-@pytest.mark.parametrize("engine", fastconv.engines())
+@every_engine
 def test_a_flat_axis_changes_nothing(engine):
     """A 2-D convolution as a 3-D one with an axis of 1, in any place, to the bit."""
     rng = np.random.default_rng(0)
@@ -348,9 +348,10 @@ def test_same_and_valid():
 # --- within bounds, on floats -----------------------------------------------------------------
 
 
+@every_engine
 @both_types
 @pytest.mark.parametrize("case", CONV_CASES)
-def test_error_is_within_the_bound(case, dtype):
+def test_error_is_within_the_bound(case, dtype, engine):
     """|err| <= (4*sqrt(K) + 8) * u * S, with a reference of higher precision."""
     rng = np.random.default_rng(3)
     params = parameters(case)
@@ -361,7 +362,7 @@ def test_error_is_within_the_bound(case, dtype):
         rng.standard_normal(case["w_shape"]),
         rng.standard_normal(case["w_shape"][0]),
     )
-    out, cache = fastconv.conv_forward(x, w, b, **params)
+    out, cache = fastconv.conv_forward(x, w, b, engine=engine, **params)
     dout = rng.standard_normal(out.shape).astype(dtype)
     got = (out, *fastconv.conv_backward(dout, cache))
     wide = as_types(np.longdouble, x, w, b, dout)
@@ -429,7 +430,7 @@ def test_gradients_by_central_differences(operation):
     lambda x: fastconv.avg_pool_forward(x, 8, layout="NHWC"),
 ], ids=["conv", "max_pool", "avg_pool"])  # fmt: skip
 def test_channels_last_images_are_read_in_place(call):
-    """No copy of x, which has 16 MiB; the result and the scratch together have less than 4."""
+    """No copy of x, which has 16 MiB; the result and the scratch together have less than 8."""
     x = np.ones((1, 512, 512, 16), np.float32)
     call(x)
     tracemalloc.start()
@@ -438,4 +439,4 @@ def test_channels_last_images_are_read_in_place(call):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2**22
+    assert peak < 2**23

@@ -32,6 +32,7 @@ from fastconv._memory import overlaps_itself
 DTYPES = {"f32": np.float32, "f64": np.float64}
 both_types = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
+every_engine = pytest.mark.parametrize("engine", fastconv.engines())
 
 
 def each(side, chosen=OPERATIONS):
@@ -191,14 +192,15 @@ def test_all_inputs_odd_at_once(name, form):
 
 @pytest.mark.parametrize("size", [3, 8, 17])
 @both_types
-def test_one_array_as_two_arguments_gives_the_bits_of_two(size, dtype):
+@every_engine
+def test_one_array_as_two_arguments_gives_the_bits_of_two(engine, size, dtype):
     """NumPy multiplies a matrix with its own transpose otherwise than with an equal matrix's."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, size, size, size)).astype(dtype)
-    _, cache = fastconv.conv_forward(x, x[0, :, :, :1, None], stride=1)
+    _, cache = fastconv.conv_forward(x, x[0, :, :, :1, None], stride=1, engine=engine)
     x = rng.standard_normal((2, size, 5, 5)).astype(dtype)
     w = rng.standard_normal((size, size, 1, 1)).astype(dtype)
-    _, cache = fastconv.conv_forward(x, w)
+    _, cache = fastconv.conv_forward(x, w, engine=engine)
     for got, wanted in zip(
         fastconv.conv_backward(x, cache)[:2],
         fastconv.conv_backward(x.copy(), cache)[:2],
@@ -366,7 +368,15 @@ def test_targets_may_overlap_inputs(overlap):
 
 
 @pytest.mark.parametrize(
-    "name", ["conv, forward", "conv 1x1, forward", "deconv, forward", "im2col"]
+    "name",
+    [
+        *(
+            f"{kind}{engine}, forward"
+            for kind in ("conv", "conv 1x1", "deconv")
+            for engine in ("", " by caffe")
+        ),
+        "im2col",
+    ],
 )
 def test_a_target_may_overlap_itself(name):
     """Two equal samples into one place."""
@@ -498,26 +508,29 @@ def padded_reference(x, w, dout, *, pad=0, **params):
 @pytest.mark.parametrize("share", [0.02, 0.3])
 @both_types
 @pytest.mark.parametrize("place", PLACES)
-def test_nan_and_infinity_are_where_direct_convolution_has_them(place, dtype, share):
+@every_engine
+def test_nan_and_infinity_are_where_direct_convolution_has_them(engine, place, dtype, share):
     x_shape, w_shape, params = PLACES[place]
     rng = np.random.default_rng(0)
     x, w = (special_array(rng, shape, dtype, share) for shape in (x_shape, w_shape))
-    out, cache = fastconv.conv_forward(x, w, np.zeros(w_shape[0], dtype), **params)
+    b = np.zeros(w_shape[0], dtype)
+    out, cache = fastconv.conv_forward(x, w, b, engine=engine, **params)
     dout = special_array(rng, out.shape, dtype, share)
     results = (out, *fastconv.conv_backward(dout, cache))
     for got, wanted in zip(results, padded_reference(x, w, dout, **params), strict=True):
         assert_same_places(got, wanted)
-    back = fastconv.deconv(dout, w, **params)
+    back = fastconv.deconv(dout, w, engine=engine, **params)
     with np.errstate(all="ignore"):
         assert_same_places(back, reference.deconv_forward_loops(dout, w, **params))
 
 
 @both_types
 @pytest.mark.parametrize("filters", [1, 2, 20])
-def test_an_infinite_weight_on_zero_padding_gives_nan(filters, dtype):
+@every_engine
+def test_an_infinite_weight_on_zero_padding_gives_nan(engine, filters, dtype):
     w = np.ones((filters, 1, 3, 3), dtype)
     w[:, 0, 0, 0] = np.inf
-    out = fastconv.conv(np.ones((1, 1, 4, 4), dtype), w, pad=1)
+    out = fastconv.conv(np.ones((1, 1, 4, 4), dtype), w, pad=1, engine=engine)
     assert np.isnan(out[:, :, 0]).all()
     assert np.isnan(out[:, :, :, 0]).all()
     assert np.isposinf(out[:, :, 1:, 1:]).all()
@@ -546,9 +559,10 @@ def test_the_callers_error_state_has_no_effect(name, dtype):
             assert np.geterr() == dict.fromkeys(np.geterr(), setting)
 
 
-@pytest.mark.parametrize("key", ["x", "w", "b"])
-def test_the_callers_error_state_has_no_effect_on_widening(key):
-    operation = OPERATIONS["conv, backward"]
+@pytest.mark.parametrize("key", ["x", "w", "b", "dout"])
+@pytest.mark.parametrize("name", ["conv, backward", "conv by caffe, backward"])
+def test_the_callers_error_state_has_no_effect_on_widening(name, key):
+    operation = OPERATIONS[name]
     given = operation.random(np.float64)
     given[key] = given[key].astype(np.float32)
     given[key].reshape(-1).view(np.uint32)[0] = 0x7F800001  # a signalling NaN
@@ -558,13 +572,15 @@ def test_the_callers_error_state_has_no_effect_on_widening(key):
 
 
 @both_types
-def test_subnormal_numbers_are_right(dtype):
+@every_engine
+def test_subnormal_numbers_are_right(engine, dtype):
     """Integers times the smallest subnormal: every sum is exact."""
     rng = np.random.default_rng(0)
     least = np.finfo(dtype).smallest_subnormal
     x, w = rng.integers(-9, 10, (2, 4, 6, 5)), rng.integers(-9, 10, (6, 2, 3, 2))
     params = {**WINDOW, "group": 2}
-    out, cache = fastconv.conv_forward(x.astype(dtype) * least, w.astype(dtype), **params)
+    tiny = x.astype(dtype) * least
+    out, cache = fastconv.conv_forward(tiny, w.astype(dtype), engine=engine, **params)
     wanted = reference.conv_forward_loops(x, w, **params)
     assert_same_bits(out + 0.0, wanted.astype(dtype) * least + 0.0)
     dout = rng.integers(-9, 10, out.shape)
@@ -572,7 +588,7 @@ def test_subnormal_numbers_are_right(dtype):
     dx, _, _ = reference.conv_backward_loops(dout, x, w, **params)
     assert_same_bits(gradients[0] + 0.0, dx.astype(dtype) * least + 0.0)
     assert not gradients[1].any()  # products of two subnormals
-    cols = fastconv.im2col(x.astype(dtype) * least, KERNEL, **WINDOW)
+    cols = fastconv.im2col(tiny, KERNEL, **WINDOW)
     assert_same_bits(cols, fastconv.im2col(x.astype(dtype), KERNEL, **WINDOW) * least)
     back = fastconv.col2im(cols, x.shape, KERNEL, **WINDOW)
     wanted = reference.col2im_loops(
@@ -610,25 +626,28 @@ def test_no_samples(name, dtype):
 
 
 @pytest.mark.parametrize("kind", ["conv", "deconv"])
-def test_no_samples_leave_accumulated_gradients_alone(kind):
+@every_engine
+def test_no_samples_leave_accumulated_gradients_alone(engine, kind):
     forward, backward = getattr(fastconv, f"{kind}_forward"), getattr(fastconv, f"{kind}_backward")
-    out, cache = forward(np.zeros((0, 2, 5)), np.ones((2, 2, 3)), np.ones(2))
+    out, cache = forward(np.zeros((0, 2, 5)), np.ones((2, 2, 3)), np.ones(2), engine=engine)
     dw, db = np.arange(12.0).reshape(2, 2, 3), np.arange(2.0)
     with Unchanged(dw, db):
         backward(out, cache, dw=dw, db=db)
 
 
-def test_no_samples_need_no_memory():
+@every_engine
+def test_no_samples_need_no_memory(engine):
     """An empty result of images of a terabyte."""
     x = np.empty((0, 64, 2**20, 2**14), np.float32)
     w = np.ones((2, 64, 3, 3), np.float32)
-    out, cache = fastconv.conv_forward(x, w, np.ones(2, np.float32), pad=1)
+    out, cache = fastconv.conv_forward(x, w, np.ones(2, np.float32), pad=1, engine=engine)
     assert out.shape == (0, 2, 2**20, 2**14)
     dx, dw, db = fastconv.conv_backward(out, cache)
     assert dx.shape == x.shape
     assert not dw.any()
     assert not db.any()
-    assert fastconv.deconv(x, np.ones((64, 1, 3, 3), np.float32), pad=1).shape[0] == 0
+    w = np.ones((64, 1, 3, 3), np.float32)
+    assert fastconv.deconv(x, w, pad=1, engine=engine).shape[0] == 0
     assert fastconv.im2col(x, 3, pad=1).shape == (0, 576, 2**34)
     layer = caffe.ConvolutionLayer(2, 3, pad=1)
     bottom, top = [caffe.Blob(x)], [caffe.Blob()]
@@ -639,11 +658,12 @@ def test_no_samples_need_no_memory():
 
 
 @pytest.mark.parametrize("spatial", [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 2)], ids=str)
-def test_axes_of_size_0_are_valid_where_padding_makes_them_so(spatial):
+@every_engine
+def test_axes_of_size_0_are_valid_where_padding_makes_them_so(engine, spatial):
     rank = len(spatial)
     rng = np.random.default_rng(0)
     x, w = np.zeros((2, 3, *spatial)), rng.integers(-3, 4, (4, 3, *(2,) * rank)).astype(float)
-    out, cache = fastconv.conv_forward(x, w, np.arange(4.0), pad=2)
+    out, cache = fastconv.conv_forward(x, w, np.arange(4.0), pad=2, engine=engine)
     wanted = reference.conv_forward_loops(x, w, np.arange(4.0), pad=2)
     np.testing.assert_array_equal(out, wanted)
     assert out.size
@@ -678,14 +698,15 @@ def sparse_image(*shape):
 @pytest.mark.parametrize(
     "spatial", [(2**31 + 2**20,), (2**11 + 1, 2**20), (2**11 + 1, 2**10, 2**10)], ids=str
 )
-def test_windows_over_the_corners_of_a_huge_image(spatial):
+@every_engine
+def test_windows_over_the_corners_of_a_huge_image(engine, spatial):
     x = sparse_image(1, 1, *spatial)
     far = tuple(size - 1 for size in spatial)
     corners = np.zeros(2 ** len(spatial), np.float32)
     corners[[0, -1]] = 3, 7
     assert_same_bits(fastconv.im2col(x, 2, dilation=far), corners.reshape(1, -1, 1))
     w = np.arange(1, 1 + corners.size, dtype=np.float32).reshape(1, 1, *(2,) * len(spatial))
-    out, cache = fastconv.conv_forward(x, w, dilation=far)
+    out, cache = fastconv.conv_forward(x, w, dilation=far, engine=engine)
     assert out.item() == 3 + 7 * corners.size
     wanted = (False, True, False)
     _, dw, _ = fastconv.conv_backward(np.full_like(out, 2), cache, propagate_down=wanted)
@@ -717,10 +738,10 @@ BATCHES = {
 }
 
 
-def everything(kind, x, w, b, dout, params, workers=None, gradients=(None, None)):
+def everything(engine, kind, x, w, b, dout, params, workers=None, gradients=(None, None)):
     """The forward result and the three gradients; those of w and b added to what is given."""
     forward, backward = getattr(fastconv, f"{kind}_forward"), getattr(fastconv, f"{kind}_backward")
-    out, cache = forward(x, w, b, **params, workers=workers)
+    out, cache = forward(x, w, b, **params, workers=workers, engine=engine)
     dw, db = gradients
     return (out, *backward(dout, cache, dw=dw, db=db))
 
@@ -745,17 +766,19 @@ def batch_arrays(kind, batch, dtype):
 @pytest.mark.parametrize("kind", ["conv", "deconv"])
 @both_types
 @pytest.mark.parametrize("batch", BATCHES)
-def test_workers_repeats_and_batches_make_no_difference(batch, dtype, kind):
+@every_engine
+def test_workers_repeats_and_batches_make_no_difference(monkeypatch, engine, batch, dtype, kind):
+    monkeypatch.setattr("fastconv._engines.fused.THREAD_WORK", 0)  # or most have too little
     (x, w, b, dout), params = batch_arrays(kind, batch, dtype)
-    out, dx, dw, db = everything(kind, x, w, b, dout, params)
+    out, dx, dw, db = everything(engine, kind, x, w, b, dout, params)
     for workers in (1, 2, 5, None):
-        results = everything(kind, x, w, b, dout, params, workers)
+        results = everything(engine, kind, x, w, b, dout, params, workers)
         for got, wanted in zip(results, (out, dx, dw, db), strict=True):
             assert_same_bits(got, wanted)
     for cuts in ([1], [len(x) - 1], list(range(1, len(x)))):
         sums = np.zeros_like(w), np.zeros_like(b)
         pieces = [
-            everything(kind, *part, params, gradients=sums)
+            everything(engine, kind, *part, params, gradients=sums)
             for part in zip(
                 np.split(x, cuts), [w] * 99, [b] * 99, np.split(dout, cuts), strict=False
             )
@@ -765,19 +788,23 @@ def test_workers_repeats_and_batches_make_no_difference(batch, dtype, kind):
         assert_same_bits(sums[0], dw)
         assert_same_bits(sums[1], db)
     order = np.random.default_rng(1).permutation(len(x))
-    assert_same_bits(everything(kind, x[order], w, b, dout[order], params)[0], out[order])
+    turned = everything(engine, kind, x[order], w, b, dout[order], params)
+    for got, wanted in zip(turned[:2], (out, dx), strict=True):
+        assert_same_bits(got, wanted[order])
 
 
 @pytest.mark.parametrize("form", ["in pieces", "Fortran", "misaligned", "big-endian"])
 @pytest.mark.parametrize("kind", ["conv", "deconv"])
 @pytest.mark.parametrize("batch", ["small", "large", "1x1"])
-def test_large_odd_inputs_give_the_bits_of_plain_ones(batch, kind, form):
+@every_engine
+def test_large_odd_inputs_give_the_bits_of_plain_ones(engine, batch, kind, form):
     """As above, where a call takes several steps."""
     (x, w, b, dout), params = batch_arrays(kind, batch, np.float32)
-    wanted = everything(kind, x, w, b, dout, params)
+    wanted = everything(engine, kind, x, w, b, dout, params)
     odd = [ODD[form](array) for array in (x, w, b, dout)]
     sums = [WRITABLE[form](np.zeros_like(array)) for array in (w, b)]
-    for got, array in zip(everything(kind, *odd, params, gradients=sums), wanted, strict=True):
+    results = everything(engine, kind, *odd, params, gradients=sums)
+    for got, array in zip(results, wanted, strict=True):
         assert_same_bits(plain(got), array)
 
 

@@ -350,26 +350,28 @@ def test_extents_are_compared_before_they_are_divided():
         refused(ValueError, match, lambda d=dilation: conv(dilation=d), exact=False)
 
 
-def test_the_largest_parameters_are_right():
+@pytest.mark.parametrize("engine", fastconv.engines())
+def test_the_largest_parameters_are_right(engine):
     """Windows whose outer taps lie 2**48 cells away, in zeros."""
     x = filled((2, 3, 6))
     w = filled((4, 3, 3))
     far = {"pad": 2**48, "dilation": 2**48}
-    wanted = fastconv.conv(x, w[:, :, 1:2])
+    wanted = fastconv.conv(x, w[:, :, 1:2], engine=engine)
     for array in (x, np.asfortranarray(x)):
-        out, cache = fastconv.conv_forward(array, w, **far)
+        out, cache = fastconv.conv_forward(array, w, engine=engine, **far)
         assert_same_bits(out, wanted)
         assert_same_bits(fastconv.im2col(array, 3, **far)[:, 1::3], x)
         assert not fastconv.im2col(array, 3, **far)[:, ::3].any()
     dx, dw, _ = fastconv.conv_backward(out, cache)
-    _, middle = fastconv.conv_forward(x, w[:, :, 1:2])
+    _, middle = fastconv.conv_forward(x, w[:, :, 1:2], engine=engine)
     dx_wanted, dw_wanted, _ = fastconv.conv_backward(out, middle)
     assert_same_bits(dx, dx_wanted)
     assert_same_bits(dw[:, :, 1:2], dw_wanted)
     assert not dw[:, :, ::2].any()
-    assert fastconv.conv(x, w, stride=2**48).shape == (2, 4, 1)
-    assert fastconv.conv(x, w, stride=2**48, pad=((0, 2**48),)).shape == (2, 4, 2)
-    assert fastconv.deconv(x[:, :, :1], filled((3, 4, 3)), stride=2**48).shape == (2, 4, 3)
+    far = {"stride": 2**48, "engine": engine}
+    assert fastconv.conv(x, w, **far).shape == (2, 4, 1)
+    assert fastconv.conv(x, w, pad=((0, 2**48),), **far).shape == (2, 4, 2)
+    assert fastconv.deconv(x[:, :, :1], filled((3, 4, 3)), **far).shape == (2, 4, 3)
 
 
 # Each would need 2**49 bytes or more, of addresses of 48 bits.
@@ -380,8 +382,10 @@ NO_MEMORY = {
                  "out", 4 * (2**48 + 1)),
     "deconv out": (lambda: fastconv.deconv(filled((1, 1, 1)), filled((1, 1, 1)), stride=2**48,
                                            output_pad=2**48 - 1), "out", 2**50),
-    "columns": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),)),
-                "the column buffer", 2**49),
+    "columns": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),),
+                                      engine="caffe"), "the column buffer", 2**49),
+    "packed weights": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),),
+                                             engine="fused"), "the packed weights", 2**49),
     "a pool's window": (lambda: fastconv.avg_pool_forward(filled((1, 1, 2)), 3, stride=1, pad=2**46,
                                                           dilation=2**46),
                         "the lines of a pool", 2**50 + 2**5),

@@ -19,9 +19,11 @@ from failing_memory import FailingMemory
 
 import fastconv
 from fastconv import caffe
-from fastconv._engines import caffe as engine
+from fastconv._engines import caffe as caffe_engine
+from fastconv._engines import fused, plans
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork are POSIX")
+every_engine = pytest.mark.parametrize("engine", fastconv.engines())
 
 
 def child(*arguments, **options):
@@ -29,6 +31,24 @@ def child(*arguments, **options):
     done = subprocess.run([sys.executable, *arguments], capture_output=True, timeout=60, **options)
     assert done.returncode == 0, done.stderr.decode()
     return done
+
+
+def cut_small(monkeypatch, numbers):
+    """Have the engines take pieces of about so many numbers, or multiply-adds, in three threads."""
+    monkeypatch.setattr("fastconv._columns.CALL_BYTES", 4 * numbers)
+    monkeypatch.setattr(caffe_engine, "PRODUCT_SIZE", numbers)
+    monkeypatch.setattr(caffe_engine, "STEP_BYTES", 4 * numbers)
+    monkeypatch.setattr(caffe_engine, "STEP_POSITIONS", max(1, numbers // 10))
+    monkeypatch.setenv("FASTCONV_NUM_THREADS", "3")
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    for name in ("UNIT_WORK", "CALL_WORK", "PACK_SIZE"):
+        monkeypatch.setattr(plans, name, numbers)
+    monkeypatch.setattr(plans, "SCRATCH_BYTES", 4 * numbers)
+    monkeypatch.setattr(plans, "GRADIENT_CHANNELS", 1)
+    monkeypatch.setattr(plans, "SUMS_BYTES", 2**9)  # the widest panel of one filter
+    for name, function in list(vars(fused).items()):
+        if name[0] == "_" and hasattr(function, "__wrapped__"):  # forget plans
+            monkeypatch.setattr(fused, name, fused._remembered(function.__wrapped__))
 
 
 # --- threads and forks ----------------------------------------------------------------------------
@@ -41,12 +61,12 @@ def test_many_threads_at_once_give_the_same_bits():
     x = rng.standard_normal((2, 40, 30, 30)).astype(np.float32)
     w = rng.standard_normal((60, 40, 3, 3)).astype(np.float32)
 
-    def large():
-        out, cache = fastconv.conv_forward(x, w, pad=1)
+    def large(engine):
+        out, cache = fastconv.conv_forward(x, w, pad=1, engine=engine, workers=3)
         return out, *fastconv.conv_backward(out, cache)[:2]
 
     given = {name: operation.random(np.float64) for name, operation in OPERATIONS.items()}
-    work = [large] + [
+    work = [lambda engine=engine: large(engine) for engine in fastconv.engines()] + [
         lambda name=name: OPERATIONS[name].run(given[name], {}) for name in OPERATIONS
     ]
     wanted = [[array.copy() for array in call()] for call in work]
@@ -74,8 +94,8 @@ x = rng.standard_normal((4, 32, 40, 40)).astype(np.float32)
 w = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
 
 def work(_=None):
-    out, cache = fastconv.conv_forward(x, w, pad=1)
-    return out.tobytes(), fastconv.conv_backward(out, cache)[1].tobytes()
+    out, cache = fastconv.conv_forward(x, w, pad=1, engine=ENGINE, workers=3)
+    return [array.tobytes() for array in (out, *fastconv.conv_backward(out, cache)[:2])]
 
 wanted = work()
 pid = os.fork()
@@ -91,8 +111,10 @@ print("done")
 
 
 @posix
-def test_fork_after_a_call():
-    assert child("-W", "ignore", "-c", FORK).stdout == b"done\n"
+@every_engine
+def test_fork_after_a_call(engine):
+    code = f"ENGINE = {engine!r}\n{FORK}"
+    assert child("-W", "ignore", "-c", code).stdout == b"done\n"
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------
@@ -104,6 +126,8 @@ import numpy as np
 import fastconv
 from fastconv import caffe
 
+HOW = {"engine": ENGINE, "workers": WORKERS}
+
 def one(*shape):
     return np.broadcast_to(np.float32(1), shape)
 
@@ -113,14 +137,25 @@ def layer():
     conv.setup(bottom, top)
     return lambda: conv.forward(bottom * 999, top * 999)
 
-def backward():
-    x, w = one(3000, 32, 64, 64), one(1, 32, 3, 3)
-    _, cache = fastconv.conv_forward(x[:1], w, pad=1)
-    cache = replace(cache, x=x, geometry=replace(cache.geometry, batch=3000))
-    dw = np.zeros(w.shape, np.float32)
-    dout = one(3000, 1, 64, 64)
-    wanted = (False, True, False)
-    return lambda: fastconv.conv_backward(dout, cache, propagate_down=wanted, dw=dw)
+def backward(x, w, wanted, **params):
+    _, cache = fastconv.conv_forward(x[:1], w, **params, **HOW)
+    cache = replace(cache, x=x, geometry=replace(cache.geometry, batch=len(x)))
+    dout = one(*cache.geometry.result_shape)
+    return lambda: fastconv.conv_backward(dout, cache, propagate_down=wanted)
+
+def backward_w():
+    return backward(one(30000, 32, 64, 64), one(1, 32, 3, 3), (False, True, False), pad=1)
+
+def backward_w_of_one_large_sample():
+    return backward(one(1, 32, 2000, 2000), one(48, 32, 5, 5), (False, True, False), pad=2)
+
+def backward_w_depthwise():
+    x, w = one(4000, 4, 128, 128), one(4, 1, 3, 3)
+    return backward(x, w, (False, True, False), pad=1, group=4)
+
+def backward_x_depthwise():
+    x, w = one(200, 32, 64, 64), one(32, 1, 15, 15)
+    return backward(x, w, (True, False, False), pad=7, group=32)
 
 def step():
     x, cols = one(512, 128, 64), np.empty((4608, 2**13), np.float32)
@@ -128,13 +163,16 @@ def step():
     return lambda: caffe.forward_gemm(x, w, out, pad=1, col_buffer=cols)
 
 def many_samples():
-    return lambda: fastconv.conv(one(4000, 32, 64, 64), one(1, 32, 3, 3), pad=1)
+    return lambda: fastconv.conv(one(4000, 32, 64, 64), one(1, 32, 3, 3), pad=1, **HOW)
 
 def one_large_sample():
-    return lambda: fastconv.conv(one(1, 512, 256, 256), one(256, 512, 3, 3), pad=1)
+    return lambda: fastconv.conv(one(1, 512, 256, 256), one(256, 512, 3, 3), pad=1, **HOW)
+
+def one_filter():
+    return lambda: fastconv.conv(one(8000, 256, 28, 28), one(1, 256, 1, 1), **HOW)
 
 def deconv():
-    return lambda: fastconv.deconv(one(4000, 1, 64, 64), one(1, 1, 11, 11), pad=5)
+    return lambda: fastconv.deconv(one(4000, 1, 64, 64), one(1, 1, 31, 31), pad=15, **HOW)
 
 def im2col_of_one_sample():
     return lambda: fastconv.im2col(one(1, 64, 1000, 1000), 3)
@@ -167,17 +205,26 @@ gc.collect()
 print(tracemalloc.get_traced_memory()[0] < 2**20)
 print(fastconv.conv(np.ones((1, 1, 3)), np.ones((1, 1, 2)))[0, 0])
 """
-LONG_CALLS = [
-    "many_samples", "one_large_sample", "backward", "deconv", "im2col_of_one_sample", "col2im",
-    "step", "layer", "max_pool", "avg_pool_backward", "deformed",
+BY_ENGINE = [
+    "many_samples", "one_large_sample", "one_filter", "deconv", "backward_w",
+    "backward_w_of_one_large_sample", "backward_w_depthwise", "backward_x_depthwise",
 ]  # fmt: skip
+OTHERS = [
+    "im2col_of_one_sample", "col2im", "step", "layer", "max_pool", "avg_pool_backward", "deformed",
+]  # fmt: skip
+LONG_CALLS = [
+    *((name, engine, 1) for name in BY_ENGINE for engine in fastconv.engines()),
+    *((name, "fused", 2) for name in BY_ENGINE),
+    *((name, "auto", 1) for name in OTHERS),
+]
 
 
 @posix
-@pytest.mark.parametrize("name", LONG_CALLS)
-def test_ctrl_c_is_heard_within_a_second(name):
+@pytest.mark.parametrize(("name", "engine", "workers"), LONG_CALLS)
+def test_ctrl_c_is_heard_within_a_second(name, engine, workers):
+    chosen = f"NAME, ENGINE, WORKERS = {name!r}, {engine!r}, {workers}"
     with subprocess.Popen(
-        [sys.executable, "-c", f"NAME = {name!r}\n{INTERRUPTED}"],
+        [sys.executable, "-c", f"{chosen}\n{INTERRUPTED}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -210,10 +257,7 @@ def test_work_in_pieces_is_the_same(monkeypatch, name, limit):
         for key, shape in operation.inputs.items()
     }
     wanted = operation.run(given, {})
-    monkeypatch.setattr("fastconv._columns.CALL_BYTES", 4 * limit)
-    monkeypatch.setattr(engine, "PRODUCT_SIZE", limit)
-    monkeypatch.setattr(engine, "STEP_BYTES", 4 * limit)
-    monkeypatch.setattr(engine, "STEP_POSITIONS", max(1, limit // 10))
+    cut_small(monkeypatch, limit)
     for got, array in zip(operation.run(given, {}), wanted, strict=True):
         np.testing.assert_array_equal(got, array)
 
@@ -238,9 +282,7 @@ def failures(call, check):
     "name", [name for name in OPERATIONS if name != "im2col_blocks" and "Layer" not in name]
 )
 def test_an_allocation_that_fails_leaves_targets_whole_or_untouched(monkeypatch, name, form):
-    monkeypatch.setattr(engine, "STEP_BYTES", 200)  # several steps a call
-    monkeypatch.setattr(engine, "STEP_POSITIONS", 4)
-    monkeypatch.setattr("fastconv._columns.CALL_BYTES", 300)
+    cut_small(monkeypatch, 50)
     operation = OPERATIONS[name]
     given = operation.random(np.float32)
     starts = operation.starts(np.float32)
@@ -277,12 +319,15 @@ def test_an_allocation_that_fails_leaves_targets_whole_or_untouched(monkeypatch,
 
 
 @pytest.mark.parametrize("name", ["conv", "deconv"])
-def test_an_allocation_that_fails_in_a_call_without_targets(name):
+@every_engine
+def test_an_allocation_that_fails_in_a_call_without_targets(engine, name):
     operation = OPERATIONS[f"{name}, forward"]
     given = operation.random(np.float32)
     forward, backward = getattr(fastconv, f"{name}_forward"), getattr(fastconv, f"{name}_backward")
-    out, cache = forward(**given, group=2, **WINDOW)
-    assert failures(lambda: forward(**given, group=2, **WINDOW), lambda: None) >= 2
+    out, cache = forward(**given, group=2, engine=engine, **WINDOW)
+    call = lambda: forward(**given, group=2, engine=engine, **WINDOW)  # noqa: E731
+    assert failures(call, lambda: None) >= 2
+    backward(out, cache)  # once, for what is remembered
     assert failures(lambda: backward(out, cache), lambda: None) >= 5
 
 
@@ -452,14 +497,23 @@ def test_many_sizes_leave_no_growing_memory():
 
     def run(sizes):
         for size in sizes:
-            fastconv.conv(np.ones((1, 1, size), np.float32), W_SMALL[:, :1])
+            x = np.ones((1, 1, size), np.float32)
+            out, cache = fastconv.conv_forward(x, W_SMALL[:, :1])
+            fastconv.conv_backward(out, cache)
             fastconv.im2col(np.ones((1, 1, size), np.float32), 2)
 
+    def most(sizes):
+        """What is held at most: the dicts of what is remembered grow and shrink by turns."""
+        held = []
+        for start in sizes[::50]:
+            run(range(start, start + 50))
+            held.append(tracemalloc.get_traced_memory()[0])
+        return max(held)
+
     tracemalloc.start()
-    run(range(2, 500))
-    before = tracemalloc.get_traced_memory()[0]
-    run(range(500, 1000))
-    after = tracemalloc.get_traced_memory()[0]
+    run(range(2, 300))
+    before = most(range(300, 1500))
+    after = most(range(1500, 2700))
     tracemalloc.stop()
     assert after - before < 50_000
 
@@ -481,13 +535,15 @@ def test_many_sizes_leave_no_growing_memory():
     ids=["copy", "deepcopy"] + [f"pickle {n}" for n in range(2, pickle.HIGHEST_PROTOCOL + 1)],
 )
 @pytest.mark.parametrize("form", ["plain", "in pieces", "big-endian", "read-only map"])
-def test_caches_can_be_copied_and_pickled(kind, again, form):
+@every_engine
+def test_caches_can_be_copied_and_pickled(engine, kind, again, form):
     operation = OPERATIONS[f"{kind}, backward"]
     given = {
         key: ODD.get(form, np.array)(array) for key, array in operation.random(np.float32).items()
     }
     forward, backward = getattr(fastconv, f"{kind}_forward"), getattr(fastconv, f"{kind}_backward")
-    _, cache = forward(given["x"], given["w"], given["b"], group=2, workers=2, **WINDOW)
+    params = {"group": 2, "workers": 2, "engine": engine, **WINDOW}
+    _, cache = forward(given["x"], given["w"], given["b"], **params)
     twin = again(cache)
     assert twin.geometry == cache.geometry
     assert (twin.engine, twin.workers, twin.layout) == (cache.engine, cache.workers, cache.layout)

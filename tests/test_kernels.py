@@ -93,3 +93,10 @@ def test_deformed_convolutions_have_the_same_bits_in_every_build(monkeypatch, na
     monkeypatch.setattr(_sampling, "deform", _kernels.load("deform", name))
     for got, expected in zip(results(), wanted, strict=True):
         assert_same_bits(got, expected)
+
+
+@pytest.mark.parametrize("name", _kernels.RUNNABLE)
+def test_sizes_of_tiles_are_those_of_the_build(name):
+    fused = _kernels.load("fused", name)
+    assert fused.lanes(4) == 2 * fused.lanes(8) or fused.lanes(4) == fused.lanes(8) == 1
+    assert 1 <= fused.NARROW_ROWS <= fused.ROWS <= fused.TAPS

@@ -22,8 +22,8 @@ SHIPPED = [
     "fastconv/_im2col.pxd",
     "fastconv/_im2col.pyi",
     "fastconv/_im2col.pyx",
-    *(f"fastconv/_kernels/{name}.pyx" for name in ("cpu", "deform", "pool")),
-    *(f"fastconv/_kernels/base/{name}.pyi" for name in ("cpu", "deform", "pool")),
+    *(f"fastconv/_kernels/{name}.pyx" for name in ("cpu", "deform", "fused", "pool")),
+    *(f"fastconv/_kernels/base/{name}.pyi" for name in ("cpu", "deform", "fused", "pool")),
     "fastconv/py.typed",
 ]
 
@@ -60,6 +60,7 @@ def test_sdist_holds_the_sources():
     with tarfile.open(archives[-1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in SHIPPED} <= names
+    assert "src/fastconv/_kernels/simd.h" in names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile"} <= names
     assert not [name for name in names if name.endswith((".c", ".so"))]
 

@@ -44,16 +44,17 @@ def arrays_of(case, rng, dtype):
     return x.astype(dtype), w.astype(dtype), integer_array(rng, w.shape[:1]).astype(dtype)
 
 
+@pytest.mark.parametrize("engine", fastconv.engines())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
-def test_equals_np_pad_and_the_loops(case, mode, dtype):
+def test_equals_np_pad_and_the_loops(case, mode, dtype, engine):
     rng = np.random.default_rng(0)
     x, w, b = arrays_of(case, rng, dtype)
     pads, others = pads_of(case), {**parameters(case), "pad": 0}
     large = padded(x, pads, mode)
     wanted = conv_forward_loops(large, w, b, **others)
-    out, cache = fastconv.conv_forward(x, w, b, **parameters(case), pad_mode=mode)
+    out, cache = fastconv.conv_forward(x, w, b, **parameters(case), pad_mode=mode, engine=engine)
     assert_same_bits(out, wanted)
 
     dout = integer_array(rng, out.shape).astype(dtype)
@@ -130,11 +131,12 @@ def test_worked_examples():
         )
 
 
+@pytest.mark.parametrize("engine", fastconv.engines())
 @pytest.mark.parametrize("mode", MODES)
-def test_same_and_layout_and_batch(mode):
+def test_same_and_layout_and_batch(mode, engine):
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((3, 4, 9, 7)), rng.standard_normal((6, 2, 4, 3))
-    keywords = {"pad": "same", "group": 2, "stride": (1, 2), "pad_mode": mode}
+    keywords = {"pad": "same", "group": 2, "stride": (1, 2), "pad_mode": mode, "engine": engine}
     out, cache = fastconv.conv_forward(x, w, **keywords)
     assert out.shape == (3, 6, 9, 4)
     gradients = fastconv.conv_backward(out, cache)

@@ -1,6 +1,7 @@
 """Properties of the public calls on any small convolution, on integers and so exact."""
 
 import numpy as np
+import pytest
 from cases import conv_cases, integer_array, parameters
 from hypothesis import given, settings
 from numpy.testing import assert_array_equal
@@ -18,12 +19,13 @@ def floats(case, seed=0):
     return tuple(integer_array(rng, shape).astype(np.float64) for shape in shapes)
 
 
+@pytest.mark.parametrize("engine", fastconv.engines())
 @properties
-@given(conv_cases())
-def test_both_passes_equal_the_loops(case):
+@given(case=conv_cases())
+def test_both_passes_equal_the_loops(engine, case):
     x, w, b = floats(case)
     params = parameters(case)
-    out, cache = fastconv.conv_forward(x, w, b, **params)
+    out, cache = fastconv.conv_forward(x, w, b, **params, engine=engine)
     assert_array_equal(out, reference.conv_forward_loops(x, w, b, **params))
     dout = integer_array(np.random.default_rng(1), out.shape).astype(np.float64)
     gradients = fastconv.conv_backward(dout, cache)

@@ -8,8 +8,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from fastconv._validation import Array, show
 
 
@@ -21,12 +19,12 @@ def check_layout(layout: Any) -> None:
 
 def channels_first(x: Array, layout: str) -> Array:
     """View x as (N, C, *S); what has too few axes is left for the geometry to refuse."""
-    return np.moveaxis(x, -1, 1) if layout == "NHWC" and x.ndim > 2 else x
+    return x.transpose(0, -1, *range(1, x.ndim - 1)) if layout == "NHWC" and x.ndim > 2 else x
 
 
 def filters_first(w: Array, layout: str) -> Array:
     """View w as (F, C/group, *K)."""
-    return np.moveaxis(w, (-1, -2), (0, 1)) if layout == "NHWC" and w.ndim > 2 else w
+    return w.transpose(-1, -2, *range(w.ndim - 2)) if layout == "NHWC" and w.ndim > 2 else w
 
 
 def x_shape_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,3 +35,13 @@ def x_shape_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def w_shape_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Bring the shape (F, C/group, *K) to a layout."""
     return (*shape[2:], shape[1], shape[0]) if layout == "NHWC" else shape
+
+
+def x_shape_from(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Bring the shape of x, in a layout, to (N, C, *S), as `channels_first` does x."""
+    return (shape[0], shape[-1], *shape[1:-1]) if layout == "NHWC" and len(shape) > 2 else shape
+
+
+def w_shape_from(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Bring the shape of w, in a layout, to (F, C/group, *K), as `filters_first` does w."""
+    return (shape[-1], shape[-2], *shape[:-2]) if layout == "NHWC" and len(shape) > 2 else shape

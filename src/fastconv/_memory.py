@@ -6,7 +6,8 @@ elements do not overlap. What a caller hands in need not be so: it is then worke
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,19 @@ def allocate(
 
 def is_native(array: Array, dtype: np.dtype[Any]) -> bool:
     """Whether a kernel can read the array in place: dtype, byte order, alignment, whole strides."""
-    if array.dtype != dtype or not array.flags.aligned:
+    if array.dtype is not dtype and array.dtype != dtype:
         return False
-    if dtype.alignment == dtype.itemsize:  # then aligned strides are whole
+    flags = array.flags
+    if not flags.aligned:
+        return False
+    if flags.c_contiguous or dtype.alignment == dtype.itemsize:  # then aligned strides are whole
         return True
     return all(step % dtype.itemsize == 0 for step in array.strides)
+
+
+def as_native(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array itself where a kernel can read it in place, else a copy that it can."""
+    return array if is_native(array, dtype) else _copy(array, dtype)
 
 
 def as_contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
@@ -49,7 +58,8 @@ def apart(array: Array, other: Array) -> Array:
 
 def _copy(array: Array, dtype: np.dtype[Any]) -> Array:
     copy = allocate("a copy of an array", array.shape, dtype)
-    np.copyto(copy, array)
+    with np.errstate(all="ignore"):  # a signalling NaN is no concern of the caller's
+        np.copyto(copy, array)
     return copy
 
 
@@ -89,6 +99,8 @@ def parts(size: int, step: int) -> Iterator[slice]:
 
 def overlaps_itself(array: Array) -> bool:
     """Whether two elements may share memory; false only where strides prove that none do."""
+    if array.flags.c_contiguous:
+        return False
     extent = array.itemsize
     for step, size in sorted(
         (abs(step), size) for step, size in zip(array.strides, array.shape, strict=True) if size > 1
@@ -99,7 +111,8 @@ def overlaps_itself(array: Array) -> bool:
     return False
 
 
-class Target(NamedTuple):
+@dataclass(slots=True)
+class Target:
     """An array that a result goes to.
 
     Attributes
@@ -116,6 +129,8 @@ class Target(NamedTuple):
 
     def finish(self) -> Array:
         """Bring the result from `work` to `result`, where they differ, and return it."""
+        if self.work is self.result:
+            return self.result
         plain = np.asarray(self.result)  # a subclass may have a copyto of its own
         if not np.may_share_memory(self.work, plain):
             np.copyto(plain, self.work)

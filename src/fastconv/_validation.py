@@ -24,6 +24,8 @@ MAX_PARAMETER = 2**48
 MAX_ELEMENTS = 2**60
 # Axes that an array may have in NumPy.
 MAX_AXES = 64
+FLOATS = (np.float32, np.float64)
+BOOLS = frozenset((bool, np.bool_))  # neither has subclasses
 
 
 class Default(int):
@@ -44,7 +46,8 @@ def is_several(value: object) -> TypeGuard[tuple[Any, ...] | list[Any] | Array]:
 def as_int(name: str, value: object, minimum: int) -> int:
     """One integer of at least `minimum`; a bool, float, string or None is a TypeError."""
     number = _as_index(name, value, "an int", value)
-    _check_range(name, (number,), minimum, value)
+    if not minimum <= number <= MAX_PARAMETER:
+        _check_range(name, (number,), minimum, value)
     return number
 
 
@@ -95,7 +98,7 @@ def as_shape(name: str, value: object) -> tuple[int, ...]:
 
 def as_flag(name: str, value: object) -> bool:
     """A bool."""
-    if not isinstance(value, bool | np.bool_):
+    if type(value) not in BOOLS:
         raise TypeError(f"{name}: expected a bool, got {show(value)}")
     return bool(value)
 
@@ -106,9 +109,9 @@ def as_flags(name: str, value: object, count: int) -> tuple[bool, ...]:
         raise TypeError(f"{name}: expected {count} bools, got {show(value)}")
     if len(value) != count:
         raise ValueError(f"{name}: expected {count} bools, got {show(value)}")
-    if not all(isinstance(item, bool | np.bool_) for item in value):
+    if not set(map(type, value)) <= BOOLS:
         raise TypeError(f"{name}: expected {count} bools, got {show(value)}")
-    return tuple(bool(item) for item in value)
+    return tuple(map(bool, value))
 
 
 def as_conv_params(conv_param: object, **given: object) -> dict[str, object]:
@@ -180,7 +183,7 @@ def _check_names(
 
 
 def _as_index(name: str, number: object, expected: str, received: object) -> int:
-    if isinstance(number, bool | np.bool_):
+    if type(number) in BOOLS:
         raise TypeError(f"{name}: expected {expected}, got {show(received)}")
     try:
         return operator.index(number)  # type: ignore[arg-type]
@@ -215,13 +218,8 @@ def as_floating(name: str, value: object) -> Array:
     TypeError
         If it is a masked array or of another dtype: nothing is cast silently.
     """
-    if hasattr(value, "mask") and isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: masked arrays are not supported; pass {name}.filled(0), say")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # a ragged list
-        raise ValueError(f"{name}: cannot be made an array: {error}") from None
-    if array.dtype.type not in (np.float32, np.float64):
+    array = value if type(value) is np.ndarray else _as_ndarray(name, value)
+    if array.dtype.type not in FLOATS:
         raise TypeError(
             f"{name}: expected float32 or float64, got {array.dtype}; "
             f"convert it first, as in np.asarray({name}).astype(np.float32)"
@@ -229,14 +227,28 @@ def as_floating(name: str, value: object) -> Array:
     return array
 
 
+def _as_ndarray(name: str, value: object) -> Array:
+    if hasattr(value, "mask") and isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not supported; pass {name}.filled(0), say")
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name}: cannot be made an array: {error}") from None
+
+
 def as_bias(value: object, filters: int) -> Array | None:
     """The bias (F,), or None."""
     if value is None:
         return None
     bias = as_floating("b", value)
-    if bias.shape != (filters,):
-        raise ValueError(f"b: expected shape ({filters},), got {bias.shape}")
+    check_bias_shape(bias.shape, filters)
     return bias
+
+
+def check_bias_shape(shape: tuple[int, ...], filters: int) -> None:
+    """Raise ValueError unless a bias of that shape has one number a filter."""
+    if shape != (filters,):
+        raise ValueError(f"b: expected shape ({filters},), got {shape}")
 
 
 def as_dtype(name: str, value: object) -> np.dtype[Any]:
@@ -280,7 +292,7 @@ def check_ndarray(name: str, value: object) -> None:
 def check_target(name: str, value: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise unless `value` is an array that results of this shape and dtype can be written to."""
     check_ndarray(name, value)
-    if value.dtype.newbyteorder("=") != dtype:
+    if value.dtype != dtype and value.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {value.dtype}")
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")

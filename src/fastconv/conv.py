@@ -1,10 +1,6 @@
 """Convolution of any rank, forward and backward."""
 
-from fastconv._calls import Cache, begin_backward
-from fastconv._engines import select_engine
-from fastconv._geometry import conv_geometry
-from fastconv._layout import channels_first, check_layout, filters_first, x_shape_in
-from fastconv._memory import as_target
+from fastconv._calls import Cache, begin_backward, begin_forward
 from fastconv._validation import (
     DILATION,
     GROUP,
@@ -15,12 +11,7 @@ from fastconv._validation import (
     ConvParam,
     IntOrPerAxis,
     Pad,
-    as_bias,
-    as_conv_params,
-    as_floating,
-    common_dtype,
 )
-from fastconv._workers import as_workers
 
 
 def conv_forward(
@@ -116,21 +107,11 @@ def conv_forward(
            [ 798.,  834.,  870.,  906.],
            [1014., 1050., 1086., 1122.]])
     """
-    params = as_conv_params(conv_param, stride=stride, pad=pad, dilation=dilation, group=group)
-    check_layout(layout)
-    images = channels_first(as_floating("x", x), layout)
-    weights = filters_first(as_floating("w", w), layout)
-    geometry = conv_geometry(images.shape, weights.shape, **params)
-    bias = as_bias(b, geometry.filters)
-    dtype = common_dtype(images, weights, bias)
-    serving = select_engine(engine, geometry, dtype, pad_mode)
-    threads = as_workers(workers)
-    shape = x_shape_in(layout, geometry.result_shape)
-    target = as_target("out", out, shape, dtype, (images, weights, bias))
-    work = channels_first(target.work, layout)
-    serving.forward(geometry, images, weights, bias, work, threads)
-    cache = Cache("conv", images, weights, bias, geometry, pad_mode, layout, engine, threads)
-    return target.finish(), cache
+    given = (stride, pad, dilation, group, pad_mode, layout, engine)
+    call = begin_forward("conv", x, w, b, conv_param, given, out, workers)
+    plan = call.plan
+    plan.serving.forward(plan.geometry, call.x, call.w, call.b, call.work, call.workers)
+    return call.finish(), call.cache()
 
 
 def conv(
@@ -169,22 +150,11 @@ def conv(
     >>> fastconv.conv(image[None, None], sobel[None, None])
     array([[[[20., 20.]]]])
     """
-    result, _ = conv_forward(
-        x,
-        w,
-        b,
-        conv_param,
-        stride=stride,
-        pad=pad,
-        dilation=dilation,
-        group=group,
-        pad_mode=pad_mode,
-        layout=layout,
-        engine=engine,
-        out=out,
-        workers=workers,
-    )
-    return result
+    given = (stride, pad, dilation, group, pad_mode, layout, engine)
+    call = begin_forward("conv", x, w, b, conv_param, given, out, workers)
+    plan = call.plan
+    plan.serving.forward(plan.geometry, call.x, call.w, call.b, call.work, call.workers)
+    return call.finish()
 
 
 def conv_backward(

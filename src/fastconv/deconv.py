@@ -4,11 +4,7 @@ Its forward pass is a convolution's input gradient, its input gradient a convolu
 gradient the same with the two images exchanged.
 """
 
-from fastconv._calls import Cache, begin_backward
-from fastconv._engines import select_engine
-from fastconv._geometry import deconv_geometry
-from fastconv._layout import channels_first, check_layout, filters_first, x_shape_in
-from fastconv._memory import as_target
+from fastconv._calls import Cache, begin_backward, begin_forward
 from fastconv._validation import (
     DILATION,
     GROUP,
@@ -20,12 +16,7 @@ from fastconv._validation import (
     ConvParam,
     IntOrPerAxis,
     Pad,
-    as_bias,
-    as_conv_params,
-    as_floating,
-    common_dtype,
 )
-from fastconv._workers import as_workers
 
 
 def deconv_forward(
@@ -99,23 +90,11 @@ def deconv_forward(
     >>> out
     array([[[[1., 1., 3., 2., 2.]]]])
     """
-    params = as_conv_params(
-        conv_param, stride=stride, pad=pad, dilation=dilation, group=group, output_pad=output_pad
-    )
-    check_layout(layout)
-    images = channels_first(as_floating("x", x), layout)
-    weights = filters_first(as_floating("w", w), layout)
-    geometry = deconv_geometry(images.shape, weights.shape, **params)
-    bias = as_bias(b, geometry.channels)
-    dtype = common_dtype(images, weights, bias)
-    serving = select_engine(engine, geometry, dtype, pad_mode)
-    threads = as_workers(workers)
-    shape = x_shape_in(layout, geometry.x_shape)
-    target = as_target("out", out, shape, dtype, (images, weights, bias))
-    work = channels_first(target.work, layout)
-    serving.backward_x(geometry, images, weights, bias, work, threads)
-    cache = Cache("deconv", images, weights, bias, geometry, pad_mode, layout, engine, threads)
-    return target.finish(), cache
+    given = (stride, pad, dilation, group, output_pad, pad_mode, layout, engine)
+    call = begin_forward("deconv", x, w, b, conv_param, given, out, workers)
+    plan = call.plan
+    plan.serving.backward_x(plan.geometry, call.x, call.w, call.b, call.work, call.workers)
+    return call.finish(), call.cache()
 
 
 def deconv(
@@ -144,23 +123,11 @@ def deconv(
     out : ndarray, (N, F, *O), or (N, *O, F)
         The result.
     """
-    result, _ = deconv_forward(
-        x,
-        w,
-        b,
-        conv_param,
-        stride=stride,
-        pad=pad,
-        dilation=dilation,
-        group=group,
-        output_pad=output_pad,
-        pad_mode=pad_mode,
-        layout=layout,
-        engine=engine,
-        out=out,
-        workers=workers,
-    )
-    return result
+    given = (stride, pad, dilation, group, output_pad, pad_mode, layout, engine)
+    call = begin_forward("deconv", x, w, b, conv_param, given, out, workers)
+    plan = call.plan
+    plan.serving.backward_x(plan.geometry, call.x, call.w, call.b, call.work, call.workers)
+    return call.finish()
 
 
 def deconv_backward(

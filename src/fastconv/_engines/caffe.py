@@ -182,7 +182,7 @@ def _in_groups(g: Geometry, array: Array) -> Array:
 
 
 def forward(
-    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int
+    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
 ) -> None:
     """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,)."""
     plan = Plan.of(geometry, out.dtype)
@@ -191,7 +191,7 @@ def forward(
 
 
 def backward_x(
-    geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int
+    geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int | None
 ) -> None:
     """``dx (N, C, *S)`` = the gradient from dout (N, F, *O), plus b (C,).
 
@@ -202,7 +202,7 @@ def backward_x(
     run_backward_x(geometry, plan, backward_gemm, dout, w, written(dx, plan.samples, bias))
 
 
-def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int) -> None:
+def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
     """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
     plan = Plan.of(geometry, dw.dtype).with_products(dw)
     samples = staged(x, dw.dtype, plan.samples, contiguous=geometry.is_1x1)
@@ -210,7 +210,7 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
 
 
 @np.errstate(all="ignore")
-def backward_b(dout: Array, db: Array, workers: int) -> None:
+def backward_b(dout: Array, db: Array, workers: int | None) -> None:
     """``db (F,)`` += the sum of dout (N, F, *O) over samples and positions."""
     multiplier = bias_multiplier(dout[:1, 0].size, db.dtype)
     step = max(1, STEP_BYTES // max(dout[:1].nbytes, 1))

@@ -30,14 +30,26 @@ class Extended(NamedTuple):
     pad_mode: str
 
     def forward(
-        self, geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int
+        self,
+        geometry: Geometry,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        out: Array,
+        workers: int | None,
     ) -> None:
         """As every engine; it takes a copy of x with its padding."""
         images = _extended(geometry, x, self.pad_mode)
         self.engine.forward(geometry.without_pad(), images, w, b, out, workers)
 
     def backward_x(
-        self, geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int
+        self,
+        geometry: Geometry,
+        dout: Array,
+        w: Array,
+        b: Array | None,
+        dx: Array,
+        workers: int | None,
     ) -> None:
         """As every engine; it takes room for dx with its padding."""
         inner = geometry.without_pad()
@@ -49,13 +61,13 @@ class Extended(NamedTuple):
                 dx += b.reshape(-1, *(1,) * geometry.rank)
 
     def backward_w(
-        self, geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int
+        self, geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None
     ) -> None:
         """As every engine; it takes a copy of x with its padding."""
         images = _extended(geometry, x, self.pad_mode)
         self.engine.backward_w(geometry.without_pad(), images, dout, dw, workers)
 
-    def backward_b(self, dout: Array, db: Array, workers: int) -> None:
+    def backward_b(self, dout: Array, db: Array, workers: int | None) -> None:
         """As every engine."""
         self.engine.backward_b(dout, db, workers)
 

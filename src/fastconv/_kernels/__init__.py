@@ -44,7 +44,8 @@ RUNNABLE = _runnable()
 INSTRUCTION_SET = _select(os.environ.get("FASTCONV_ISA", "").strip())
 
 if TYPE_CHECKING:
-    from fastconv._kernels.base import deform, pool
+    from fastconv._kernels.base import deform, fused, pool
 else:
     deform = load("deform", INSTRUCTION_SET)
+    fused = load("fused", INSTRUCTION_SET)
     pool = load("pool", INSTRUCTION_SET)

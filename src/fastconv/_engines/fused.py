@@ -1,0 +1,261 @@
+"""The engine `fused`: the product is formed from panels of columns that are never stored.
+
+Work is cut into units that write disjoint parts of the result, each with a scratch that stays in
+second-level cache: see `taps.py` for the tables, `_kernels/fused.pyx` for what a unit does. Every
+sum is taken in one order, whatever the units, so a result has the same bits in any batch and with
+any number of workers.
+
+Inputs are read in place where they are native, in any layout; w is packed once a call.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fastconv._engines import caffe
+from fastconv._engines.plans import Plan, convolution_plan, gradient_plan
+from fastconv._engines.taps import Phase, forward_table, gradient_phases, kernel_offsets
+from fastconv._geometry import Geometry
+from fastconv._kernels import fused as kernel
+from fastconv._memory import allocate, as_contiguous, as_native, parts
+from fastconv._validation import Array
+from fastconv._workers import as_workers, spread
+
+NAME = "fused"
+
+# With fewer multiply-adds (0.2 ms) the caller is done before a thread has woken.
+THREAD_WORK = 2**24
+# Of dout, that are copied at a time to be summed.
+SLICE_BYTES = 2**21
+# Plans to remember, of layers whose kernels have no more indices than this: 8 kB each.
+PLANS = 256
+KERNEL_SIZE = 2**10
+
+
+def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
+    """Return None: this engine serves every geometry."""
+    return None
+
+
+# --- the engine -------------------------------------------------------------------------------
+
+
+def forward(
+    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+) -> None:
+    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,)."""
+    if not out.size:
+        return
+    dtype = out.dtype
+    images, weights = as_native(x, dtype), as_native(w, dtype)
+    bias = None if b is None else as_contiguous(b, dtype)
+    plain = _is_plain(images)
+    plan = _forward_plan(geometry, dtype.itemsize, 1, plain)
+    if plan.is_one_piece:
+        space = allocate("the scratch", (plan.room + plan.weights,), dtype)
+        offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize)
+        kernel.convolve_at_once(
+            plan.sizes,
+            images,
+            weights,
+            offsets,
+            bias,
+            out,
+            space,
+            plan.blocks,
+            plan.units,
+            plan.weights,
+        )
+        return
+    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plan = _forward_plan(geometry, dtype.itemsize, threads, plain)
+    packed = allocate("the packed weights", (plan.weights,), dtype)
+    spaces = _spaces(plan.workers, plan.room, dtype)
+    _pack(plan, weights, _offsets(geometry, weights.strides[2:], dtype.itemsize), packed)
+    _convolve(plan, images, packed, bias, out, spaces)
+
+
+def backward_x(
+    geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int | None
+) -> None:
+    """``dx (N, C, *S)`` = the gradient from dout (N, F, *O), plus b (C,).
+
+    The bias is that of a transposed convolution, whose forward pass this is.
+    """
+    if not dx.size:
+        return
+    dtype = dx.dtype
+    images, weights = as_native(dout, dtype), as_native(w, dtype)
+    bias = None if b is None else as_contiguous(b, dtype)
+    plain = _is_plain(images)
+    plans = _phase_plans(geometry, dtype.itemsize, 1, plain)
+    work = sum(plan.work for _, plan in plans)
+    if work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plans = _phase_plans(geometry, dtype.itemsize, threads, plain)
+    packed = [allocate("the packed weights", (plan.weights,), dtype) for _, plan in plans]
+    threads = max((plan.workers for _, plan in plans), default=0)
+    room = max((plan.room for _, plan in plans), default=0)
+    spaces = _spaces(threads, room, dtype)
+    for (phase, plan), where in zip(plans, packed, strict=True):
+        offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize, phase.taps)
+        if not _pack(plan, weights, offsets, where, transposed=True):
+            # A tap beyond the edge of dout would give Inf * 0, where there is no such product.
+            caffe.backward_x(geometry, dout, w, b, dx, 1)
+            return
+    if sum(math.prod(axis.size for axis in phase.table.axes) for phase, _ in plans) < dx[0, 0].size:
+        dx[...] = 0 if bias is None else bias.reshape(-1, *(1,) * geometry.rank)
+    for (phase, plan), where in zip(plans, packed, strict=True):
+        part = dx[(slice(None), slice(None), *phase.cells)]
+        _convolve(plan, images, where, bias, part, spaces)
+
+
+def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
+    """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
+    if not dout.size:
+        return
+    dtype = dw.dtype
+    images, gradients = as_native(x, dtype), as_native(dout, dtype)
+    in_place = gradients.strides[-1] == dtype.itemsize
+    plan = _gradient_plan(geometry, dtype.itemsize, 1, in_place)
+    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plan = _gradient_plan(geometry, dtype.itemsize, threads, in_place)
+    places = _offsets(geometry, dw.strides[2:], dtype.itemsize)
+    spaces = _spaces(plan.workers, plan.room, dtype)
+    sums = allocate("the sums of the weights' gradient", (plan.weights,), dtype)
+
+    def exchange(finish: bool) -> None:
+        def step(_: None, begin: int, end: int) -> None:
+            kernel.exchange_gradient(plan.sizes, plan.dots, sums, places, dw, finish, begin, end)
+
+        spread(step, [None] * plan.workers, plan.blocks, plan.block_chunk)
+
+    exchange(False)  # dw goes on from what it holds, so that a batch may come in several calls
+    for part in parts(plan.passes, plan.pass_chunk):
+
+        def step(space: Array, begin: int, end: int, part: slice = part) -> None:
+            blocks = part.start, part.stop
+            kernel.weight_gradient(
+                plan.sizes, plan.dots, images, gradients, sums, space, *blocks, begin, end
+            )
+
+        spread(step, spaces, plan.units, plan.chunk)
+    exchange(True)
+
+
+@np.errstate(all="ignore")
+def backward_b(dout: Array, db: Array, workers: int | None) -> None:
+    """``db (F,)`` += the sum of dout (N, F, *O) over samples and positions.
+
+    A large sample is summed in slices along its longest axis, so that no copy of it is large.
+    """
+    if dout[:1].nbytes <= SLICE_BYTES:
+        caffe.backward_b(dout, db, workers)
+        return
+    axis = 2 + int(np.argmax(dout.shape[2:]))
+    lines = np.moveaxis(dout, (axis, 1), (1, -1))  # (N, longest, other axes, F)
+    step = max(1, SLICE_BYTES // lines[:1, :1].nbytes)
+    room = allocate("a slice of dout", (db.size, *lines.shape[2:-1], step), db.dtype)
+    total = allocate("bias gradients", db.shape, db.dtype)
+    for sample in lines:
+        for part in parts(len(sample), step):
+            slab = room[..., : part.stop - part.start]
+            np.copyto(slab, np.moveaxis(sample[part], (0, -1), (-1, 0)))
+            np.sum(slab, axis=tuple(range(1, slab.ndim)), out=total)
+            db += total
+
+
+# --- plans, remembered --------------------------------------------------------------------------
+
+Result = TypeVar("Result")
+
+
+def _remembered(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Remember results for geometries whose kernels are not so large as to fill memory."""
+
+    @functools.lru_cache(PLANS)
+    def recall(geometry: Geometry, *others: Any) -> Result | None:
+        return (
+            None if math.prod(geometry.kernel_size) > KERNEL_SIZE else function(geometry, *others)
+        )
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Result:
+        result = recall(*arguments)
+        return function(*arguments) if result is None else result
+
+    call.cache_clear = recall.cache_clear  # type: ignore[attr-defined]
+    return call
+
+
+@_remembered
+def _forward_plan(geometry: Geometry, itemsize: int, workers: int, plain: bool) -> Plan:
+    table = forward_table(geometry)
+    in_place = plain and all(axis.is_plain for axis in table.axes)
+    return convolution_plan(table, itemsize, workers, in_place=in_place)
+
+
+@_remembered
+def _phase_plans(
+    geometry: Geometry, itemsize: int, workers: int, plain: bool
+) -> list[tuple[Phase, Plan]]:
+    plans = []
+    for phase in gradient_phases(geometry):
+        in_place = plain and all(axis.is_plain for axis in phase.table.axes)
+        plans.append((phase, convolution_plan(phase.table, itemsize, workers, in_place=in_place)))
+    return plans
+
+
+@_remembered
+def _gradient_plan(geometry: Geometry, itemsize: int, workers: int, in_place: bool) -> Plan:
+    return gradient_plan(forward_table(geometry), itemsize, workers, in_place=in_place)
+
+
+@_remembered
+def _offsets(
+    geometry: Geometry,
+    strides: tuple[int, ...],
+    itemsize: int,
+    taps: tuple[range, ...] | None = None,
+) -> Array:
+    """Where kernel indices, all or some, lie in weights of these strides, in elements."""
+    steps = [step // itemsize for step in strides]
+    return kernel_offsets(steps, taps or tuple(map(range, geometry.kernel_size)))
+
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+def _is_plain(images: Array) -> bool:
+    """Whether each channel's cells are neighbours, in order."""
+    return images.flags.c_contiguous or images[0, 0].flags.c_contiguous
+
+
+def _spaces(workers: int, room: int, dtype: np.dtype[Any]) -> list[Array]:
+    return [allocate("the scratch", (room,), dtype) for _ in range(workers)]
+
+
+def _pack(
+    plan: Plan, weights: Array, offsets: Array, packed: Array, *, transposed: bool = False
+) -> bool:
+    """Bring w to the order of the tiles; return whether all of it is finite."""
+    finite = True
+
+    def step(_: None, begin: int, end: int) -> None:
+        nonlocal finite
+        if not kernel.pack(plan.sizes, weights, offsets, packed, transposed, begin, end):
+            finite = False
+
+    spread(step, [None] * plan.workers, plan.blocks, plan.block_chunk)
+    return finite
+
+
+def _convolve(
+    plan: Plan, images: Array, packed: Array, bias: Array | None, out: Array, spaces: list[Array]
+) -> None:
+    def step(space: Array, begin: int, end: int) -> None:
+        kernel.convolve(plan.sizes, images, packed, bias, out, space, begin, end)
+
+    spread(step, spaces[: plan.workers], plan.units, plan.chunk)

@@ -1,0 +1,498 @@
+"""How the engine `fused` cuts a table of taps into units of work. Sizes only, no data.
+
+However a table is cut, each result is the same sum in the same order: cuts along positions, samples
+and filters do not touch the sum, and those along the taps are the kernel's own.
+"""
+
+import bisect
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv._engines.taps import Segments, Table, layout_tables
+from fastconv._kernels import fused as kernel
+from fastconv._validation import Array
+
+# The scratch of a unit stays in second-level cache, beside the weights of a block of taps.
+SCRATCH_BYTES = 2**21
+# The sums of panels that wait for their next block of taps.
+SUMS_BYTES = 2**19
+# Channels of a unit of the weights' gradient: the more there are, the fewer units lay out the same
+# part of dout.
+GRADIENT_CHANNELS = 256
+# Panels whose positions the kernel lists at a time (as MAX_PANELS there).
+MAX_PANELS = 16
+# Multiply-adds of a unit, and of the units after which Python hears Ctrl-C: 0.05 s at the 80 G/s of
+# one AVX-512 core in float32, 0.8 s at the 5 G/s of an old one in float64.
+UNIT_WORK = 2**31
+CALL_WORK = 2**32
+# A cell that is copied, or a result that is written, takes as long as so many multiply-adds.
+CELL_WORK = 128
+# Multiply-adds of a layer, and weights, which one call computes in all: 0.1 ms.
+SMALL_WORK = 2**22
+# Weights that are packed in one call: 0.05 s in memory that is new.
+PACK_SIZE = 2**22
+# Units for each worker, so that one that is late has little left to do.
+SHARES = 4
+# The time of a vector in tiles of one, two and three or four, which are loaded more than used.
+VECTOR_TIMES = (0.0, 1.25, 1.1, 1.0, 1.0)
+# That of a vector that is copied to the scratch, with what else a cell costs.
+COPY_TIME = 8.0
+
+
+# Filters of a tile of sums over neighbouring positions (as in the kernel), and sums of a group.
+DOT_ROWS = 4
+DOT_SUMS = 2**10
+# Cycles of a multiply-add of vectors in those tiles and in those of channels, and from one sum to
+# the next on the same register.
+DOT_CYCLES = 0.8
+TILE_CYCLES = 0.6
+LATENCY = 4
+
+
+class Plan(NamedTuple):
+    """How a table is computed.
+
+    Attributes
+    ----------
+    sizes : ndarray of intp
+        What the kernel is told: `Sizes` there, or `GradientSizes`.
+    dots : bool
+        Of a gradient of weights, whether positions are the lanes.
+    units, chunk : int
+        Units of work, and how many of them one call of the kernel does.
+    room : int
+        Numbers in a worker's space.
+    workers : int
+        No more than have something to do.
+    work : int
+        Multiply-adds.
+    weights : int
+        Numbers in the packed weights, or in the sums of their gradient.
+    blocks, block_chunk : int
+        Blocks of filters that these are packed in, and how many in one call of the kernel.
+    passes, pass_chunk : int
+        Blocks of samples and positions that a gradient is summed over, and how many in one call.
+    is_one_piece : bool
+        Whether there is so little to do that packing and all units are one call.
+    """
+
+    sizes: Array
+    dots: bool
+    units: int
+    chunk: int
+    room: int
+    workers: int
+    work: int
+    weights: int
+    blocks: int
+    block_chunk: int
+    passes: int = 1
+    pass_chunk: int = 1
+    is_one_piece: bool = False
+
+
+def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> Plan:
+    """Plan a table's convolution; `in_place` where the image can serve as its own scratch."""
+    lanes = kernel.lanes(itemsize)
+    vectors = 4 if table.filters <= kernel.NARROW_ROWS else kernel.VECTORS
+    columns = vectors * lanes
+    taps = table.channels * table.kernel
+    cut = _Cut(table, lanes, vectors, SCRATCH_BYTES // itemsize)
+    wanted = SHARES * workers if workers > 1 else 1
+    boxes = cut.boxes(wanted)
+    samples = cut.samples(boxes, wanted)
+    count = cut.count(boxes)
+    batches = -(-table.batch // samples)
+    positions = samples * math.prod(boxes)
+
+    blocks = -(-table.filters // kernel.ROWS)
+    sums = max(1, SUMS_BYTES // (columns * itemsize))  # of one panel
+    units = table.groups * batches * count
+    filter_parts = min(
+        blocks,
+        max(
+            -(-table.filters // sums),
+            -(-(table.filters * taps * positions) // UNIT_WORK),
+            min(-(-wanted // units), SHARES),
+        ),
+    )
+    filters = min(table.filters, -(-blocks // filter_parts) * kernel.ROWS)
+    panels = max(1, min(MAX_PANELS, sums // filters))
+
+    scratch = 0 if in_place else _whole_lines(samples * table.channels * cut.cells(boxes) + columns)
+    panel = _whole_lines((kernel.TAPS + 1) * columns)
+    layouts = cut.layouts(boxes)
+    tables = layout_tables(table.axes, boxes, layouts)
+    sizes = [
+        len(table.axes),
+        table.batch,
+        table.groups,
+        table.channels,
+        table.filters,
+        table.kernel,
+        samples,
+        count,
+        filter_parts,
+        panels,
+        columns,
+        not in_place,
+        not in_place and blocks == 1 and 2 * table.axes[-1].size >= lanes,
+        cut.cells(boxes),
+        scratch,
+        panel,
+    ]
+    units *= filter_parts
+    threads = min(workers, units)
+    cells = samples * table.channels * cut.cells(boxes)
+    per_unit = filters * taps * positions + CELL_WORK * (cells + filters * positions)
+    return Plan(
+        sizes=np.concatenate([np.array(sizes, np.intp), *tables]),
+        dots=False,
+        units=units,
+        chunk=_chunk(units, threads, per_unit),
+        room=scratch
+        + panel
+        + _whole_lines(filters * panels * columns)
+        + kernel.ALIGNED // itemsize,
+        workers=threads,
+        work=table.work,
+        weights=table.groups * table.filters * taps,
+        blocks=table.groups * blocks,
+        block_chunk=max(
+            1,
+            min(
+                PACK_SIZE // (taps * min(table.filters, kernel.ROWS)),
+                -(-table.groups * blocks // (SHARES * threads)),
+            ),
+        ),
+        is_one_piece=table.work <= SMALL_WORK and table.groups * table.filters * taps <= SMALL_WORK,
+    )
+
+
+def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> Plan:
+    """Plan the gradient of a table's weights; `in_place` where rows of dout are contiguous.
+
+    Samples and positions are cut in the same way for any number of workers, and added up in order;
+    only filters and channels are shared out.
+    """
+    if _prefers_dots(table, kernel.lanes(itemsize)):
+        return _dot_plan(table, itemsize, workers, in_place=in_place)
+    lanes = kernel.lanes(itemsize)
+    *outer, last = table.axes
+    merged = _merges(table, lanes)
+    width = len(last.starts) * table.channels if merged else table.channels
+    taps = table.kernel // len(last.starts) if merged else table.kernel
+    vectors = -(-width // lanes)
+    columns = -(-vectors // -(-vectors // kernel.VECTORS)) * lanes
+    lane_blocks = -(-width // columns)
+    filter_blocks = -(-table.filters // kernel.ROWS)
+    limit = SCRATCH_BYTES // itemsize
+
+    pitch = (
+        table.channels
+        if merged
+        else columns * -(-min(table.channels, GRADIENT_CHANNELS) // columns)
+    )
+    boxes = [axis.size for axis in table.axes]
+
+    def layouts() -> list[Segments]:
+        along = [axis.segments(box) for axis, box in zip(outer, boxes[:-1], strict=True)]
+        return [*along, last.one_segment(boxes[-1])]
+
+    def cells() -> int:
+        return math.prod(layout.cells for layout in layouts())
+
+    def fits(number: int, box: int) -> bool:
+        boxes[number] = box
+        return cells() * pitch <= limit
+
+    for number, axis in enumerate(table.axes):
+        boxes[number] = _largest(axis.size, functools.partial(fits, number))
+    count = math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
+    positions = math.prod(boxes)
+    samples = 1
+    if count == 1:
+        samples = max(1, min(table.batch, limit // (cells() * pitch), limit // (64 * positions)))
+
+    passes = -(-table.batch // samples) * count
+    lane_parts = 1 if merged else -(-width // max(GRADIENT_CHANNELS, columns))
+    filter_parts = 1
+    wanted = -(-workers // table.groups)
+
+    def filters() -> int:
+        return min(table.filters, -(-filter_blocks // filter_parts) * kernel.ROWS)
+
+    def part_lanes() -> int:
+        return -(-lane_blocks // lane_parts) * columns
+
+    while filter_parts < filter_blocks and filters() * positions * samples > limit:
+        filter_parts += 1
+    work = table.work // (table.groups * max(passes, 1))
+    while filter_parts * lane_parts < max(wanted, work // UNIT_WORK):
+        more = filter_parts < filter_blocks
+        if lane_parts < lane_blocks and not (more and filters() >= part_lanes()):
+            lane_parts += 1
+        elif more:
+            filter_parts += 1
+        else:
+            break
+
+    tables = layout_tables(table.axes, boxes, layouts())
+    if merged:
+        tables[1] = tables[1][:: len(last.starts)]
+    image = _whole_lines(samples * cells() * (pitch if merged else part_lanes()) + columns)
+    gradient = _whole_lines(filters() * positions * samples + lanes)
+    sizes = [
+        len(table.axes),
+        table.batch,
+        table.groups,
+        table.channels,
+        table.filters,
+        taps,
+        len(last.starts) if merged else 0,
+        samples,
+        count,
+        filter_parts,
+        lane_parts,
+        columns,
+        last.step,
+        cells(),
+        image,
+        gradient,
+    ]
+    return _gradient(
+        table,
+        np.concatenate([np.array(sizes, np.intp), *tables]),
+        dots=False,
+        units=table.groups * filter_parts * lane_parts,
+        workers=workers,
+        room=image + gradient + kernel.ALIGNED // itemsize,
+        weights=table.groups * table.filters * lane_blocks * columns * taps,
+        blocks=table.groups * filter_blocks,
+        passes=passes,
+    )
+
+
+def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> Plan:
+    """Plan a gradient with neighbouring positions as lanes, for few filters and channels."""
+    lanes = kernel.lanes(itemsize)
+    cut = _Cut(table, lanes, kernel.VECTORS, SCRATCH_BYTES // itemsize)
+    boxes = cut.boxes(1)
+    samples = cut.samples(boxes, 1)
+    count = cut.count(boxes)
+    positions = samples * math.prod(boxes)
+    blocks = -(-table.filters // DOT_ROWS)
+    taps = table.channels * table.kernel
+    parts = min(blocks, -(-workers // table.groups))
+    filters = -(-table.filters // parts)
+    scratch = _whole_lines(samples * table.channels * cut.cells(boxes) + lanes)
+    copies = 0 if in_place else _whole_lines(filters * positions)
+    tables = layout_tables(table.axes, boxes, cut.layouts(boxes))
+    sizes = [
+        len(table.axes),
+        table.batch,
+        table.groups,
+        table.channels,
+        table.filters,
+        table.kernel,
+        samples,
+        count,
+        parts,
+        0,
+        0,
+        True,
+        False,
+        cut.cells(boxes),
+        scratch,
+        copies,
+    ]
+    return _gradient(
+        table,
+        np.concatenate([np.array(sizes, np.intp), *tables]),
+        dots=True,
+        units=table.groups * parts,
+        workers=workers,
+        room=scratch + copies + kernel.ALIGNED // itemsize,
+        weights=table.groups * table.filters * taps,
+        blocks=table.groups * table.filters,
+        passes=-(-table.batch // samples) * count,
+    )
+
+
+def _gradient(
+    table: Table,
+    sizes: Array,
+    *,
+    dots: bool,
+    units: int,
+    workers: int,
+    room: int,
+    weights: int,
+    blocks: int,
+    passes: int,
+) -> Plan:
+    """The plan of a gradient, cut into calls of the kernel."""
+    threads = min(workers, units)
+    written = CELL_WORK * units * room  # each has its scratch filled once
+    once = max(1, table.work // passes) + written  # of all units
+    return Plan(
+        sizes=sizes,
+        dots=dots,
+        units=units,
+        chunk=_chunk(units, threads, once // units),
+        room=room,
+        workers=threads,
+        work=table.work,
+        weights=weights,
+        blocks=blocks,
+        block_chunk=max(1, PACK_SIZE * blocks // weights),
+        passes=passes,
+        pass_chunk=max(1, min(passes, CALL_WORK * threads // once)),
+    )
+
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+def _prefers_dots(table: Table, lanes: int) -> bool:
+    """Whether positions make better lanes than channels do, by the cycles of a position.
+
+    A tile of channels has a row a filter, and at least the latency of a sum for each kernel index.
+    """
+    width = table.channels * (len(table.axes[-1].starts) if _merges(table, lanes) else 1)
+    indices = table.channels * table.kernel // width
+    vectors = -(-width // lanes)
+    blocks = -(-table.filters // kernel.ROWS)
+    tiles = indices * blocks * max(LATENCY, TILE_CYCLES * vectors * table.filters / blocks)
+    sums = table.filters * table.channels * table.kernel
+    return sums <= DOT_SUMS and DOT_CYCLES * sums / lanes < tiles
+
+
+class _Cut(NamedTuple):
+    """A table, cut along samples and positions."""
+
+    table: Table
+    lanes: int
+    vectors: int
+    limit: int  # numbers in the scratch
+
+    def layouts(self, boxes: Sequence[int]) -> list[Segments]:
+        return [axis.segments(box) for axis, box in zip(self.table.axes, boxes, strict=True)]
+
+    def cells(self, boxes: Sequence[int]) -> int:
+        """Numbers in one channel of the scratch."""
+        return math.prod(layout.cells for layout in self.layouts(boxes))
+
+    def count(self, boxes: Sequence[int]) -> int:
+        """Boxes of a sample."""
+        return math.prod(-(-a.size // box) for a, box in zip(self.table.axes, boxes, strict=True))
+
+    def boxes(self, wanted: int) -> list[int]:
+        """The positions of a unit; if one is wanted, the same for any batch."""
+        boxes = [axis.size for axis in self.table.axes]
+        alone = self._replace(table=self.table._replace(batch=1))
+
+        def with_box(number: int, box: int) -> list[int]:
+            return [*boxes[:number], box, *boxes[number + 1 :]]
+
+        def fits(number: int, box: int) -> bool:
+            return not self.too_large(with_box(number, box), wanted)
+
+        def time(number: int, box: int) -> float:
+            return alone.time(with_box(number, box), 1)
+
+        for number, axis in enumerate(self.table.axes):
+            boxes[number] = _largest(axis.size, functools.partial(fits, number))
+            pieces = -(-axis.size // boxes[number])
+            if pieces > 1:
+                finer = sorted({-(-axis.size // (pieces + more)) for more in range(6)})
+                boxes[number] = min(finer, key=functools.partial(time, number))
+        return boxes
+
+    def samples(self, boxes: Sequence[int], wanted: int) -> int:
+        """The samples of a unit."""
+        table = self.table
+        if self.count(boxes) > 1:
+            return 1
+        most = min(table.batch, self.limit // (self.cells(boxes) * table.channels))
+        most = max(1, min(most, table.batch * table.groups // wanted))
+        return min(range(most, most // 2, -1), key=functools.partial(self.time, boxes))
+
+    def too_large(self, boxes: Sequence[int], wanted: int) -> bool:
+        """Whether a unit of one sample is, or there are too few units to share."""
+        table, positions = self.table, math.prod(boxes)
+        return (
+            self.cells(boxes) * table.channels > self.limit
+            or min(table.filters, kernel.ROWS) * table.channels * table.kernel * positions
+            > UNIT_WORK
+            or (
+                table.groups * table.batch * self.count(boxes) < wanted
+                and positions > 2 * self.vectors * self.lanes
+            )
+        )
+
+    def time(self, boxes: Sequence[int], samples: int) -> float:
+        """An estimate for a batch, in multiply-adds of vectors a filter and tap."""
+        table = self.table
+        batches, rest = divmod(table.batch, samples)
+        copied = COPY_TIME * self.cells(boxes) / (table.kernel * table.filters * self.lanes)
+        total = 0.0
+        sizes = [
+            {box: axis.size // box, axis.size % box: 1}
+            for axis, box in zip(table.axes, boxes, strict=True)
+        ]
+        for sides, counts in _products(sizes):
+            for number, times in ((samples, batches), (rest, 1)):
+                total += times * counts * (self.vector_time(number * sides) + number * copied)
+        return total
+
+    def vector_time(self, positions: int) -> float:
+        full, rest = divmod(positions, self.vectors * self.lanes)
+        vectors = -(-rest // self.lanes)
+        return full * self.vectors + vectors * VECTOR_TIMES[vectors]
+
+
+def _products(sizes: Sequence[dict[int, int]]) -> list[tuple[int, int]]:
+    """All products of one size an axis, and how often each occurs."""
+    products = [(1, 1)]
+    for along in sizes:
+        products = [
+            (size * more, count * times)
+            for size, count in products
+            for more, times in along.items()
+            if more
+        ]
+    return products
+
+
+def _merges(table: Table, lanes: int) -> bool:
+    """Whether taps of the last axis are lanes beside the channels: where those alone are few."""
+    starts = table.axes[-1].starts
+    neighbours = len(starts) > 1 and starts.step == 1
+
+    def use(numbers: int) -> float:
+        return numbers / (-(-numbers // lanes) * lanes)
+
+    width = table.channels * len(starts)
+    return table.channels < lanes and neighbours and use(width) > use(table.channels)
+
+
+def _largest(size: int, fits: Callable[[int], bool]) -> int:
+    """The box of `size` in nearly equal pieces, as few as make it fit; 1 if none does."""
+    pieces = 1 + bisect.bisect_left(range(1, size), True, key=lambda n: fits(-(-size // n)))
+    return -(-size // pieces)
+
+
+def _whole_lines(numbers: int) -> int:
+    """So many numbers or a few more, so that what follows begins a line of the cache."""
+    return -(-numbers // kernel.ALIGNED) * kernel.ALIGNED
+
+
+def _chunk(units: int, workers: int, work: int) -> int:
+    """Units of one call of a kernel."""
+    share = units if workers == 1 else -(-units // (SHARES * workers))
+    return max(1, min(CALL_WORK // max(work, 1), share))

@@ -1,0 +1,220 @@
+"""Convolutions as tables of taps, which the engine `fused` runs on. Sizes only, no data.
+
+A tap is a row of the column matrix. Along an axis, tap k of output position o reads cell
+``o * step + starts[k]`` of the image; so a convolution of any rank is, for each axis, a step and a
+list of starts::
+
+    convolution         step = stride    starts[k] = k * dilation - pad
+    its gradient, dx    step = 1         for each phase p of dx's cells p, p + stride, ...:
+                                         starts[k] = (p + pad - k * dilation) / stride,
+                                         of those k for which that is whole
+
+The gradient is therefore the same computation, run on dout once for each phase, and so is a
+transposed convolution. Nothing is scattered.
+
+Cells are copied to a scratch in which each tap is one offset, whatever the position. Per axis the
+scratch is made of segments, each a list of cells that are `step` apart::
+
+    step 2, starts -1 0 1:    segment 0:  cells -1  1  3  5 ..     taps 0 and 2 (a cell later)
+                              segment 1:  cells  0  2  4  6 ..     tap 1
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv._geometry import Geometry
+from fastconv._validation import Array
+
+
+class Segments(NamedTuple):
+    """How an axis lies in the scratch.
+
+    Attributes
+    ----------
+    firsts : range
+        The cell of the image that each segment begins with, for output position 0.
+    shift : int
+        How many cells further into its segment a tap begins than the one before it there: tap k is
+        the ``k // len(firsts)``-th in segment ``k % len(firsts)``. Less than 0 if taps go down.
+    length : int
+        Cells of a segment.
+    step : int
+        Cells of the image from one cell of a segment to the next.
+    """
+
+    firsts: range
+    shift: int
+    length: int
+    step: int
+
+    @property
+    def cells(self) -> int:
+        """Cells of all segments."""
+        return len(self.firsts) * self.length
+
+    def offsets(self, taps: int) -> Array:
+        """The cell, among those of all segments, that each tap begins with."""
+        turn, segment = np.divmod(np.arange(taps), len(self.firsts))
+        offsets: Array = segment * self.length + turn * self.shift
+        return offsets - min(0, (taps - 1) * self.shift)
+
+
+class Axis(NamedTuple):
+    """An axis of a table: position o of `size` reads cells ``o * step + starts[k]`` of `x_size`."""
+
+    size: int
+    step: int
+    starts: range
+    x_size: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether positions are the cells themselves."""
+        return self.starts == range(1) and self.step == 1 and self.x_size == self.size
+
+    def segments(self, box: int) -> Segments:
+        """The smaller scratch for `box` positions: segments that taps share, or one for each."""
+        taps = len(self.starts)
+        phases = self.step // math.gcd(self.step, self.starts.step)
+        if phases < taps:
+            shift = phases * self.starts.step // self.step
+            length = box + (taps - 1) // phases * abs(shift)
+            if phases * length <= taps * box:
+                # taps go down only where the step is 1, and there is one segment then
+                firsts = self.starts[:phases] if shift > 0 else self.starts[-1:]
+                return Segments(firsts, shift, length, self.step)
+        return Segments(self.starts, 0, box, self.step)
+
+    def one_segment(self, box: int) -> Segments:
+        """All cells that `box` positions read, and those between."""
+        first, last = sorted((self.starts[0], self.starts[-1]))
+        length = (box - 1) * self.step + last - first + 1
+        return Segments(range(first, first + 1), self.starts.step, length, 1)
+
+
+class Table(NamedTuple):
+    """A convolution as taps; `channels` and `filters` are those of one group."""
+
+    batch: int
+    groups: int
+    channels: int
+    filters: int
+    axes: tuple[Axis, ...]
+
+    @property
+    def kernel(self) -> int:
+        """Taps of a channel."""
+        return math.prod(len(axis.starts) for axis in self.axes)
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds."""
+        sizes = math.prod(axis.size for axis in self.axes)
+        return self.batch * self.groups * self.filters * self.channels * self.kernel * sizes
+
+    def with_batch(self, batch: int) -> "Table":
+        """The same for another number of samples."""
+        return self._replace(batch=batch)
+
+
+class Phase(NamedTuple):
+    """A part of dx and how it is computed from dout.
+
+    Attributes
+    ----------
+    cells : tuple of slice
+        Which cells of dx, all a stride apart.
+    taps : tuple of range
+        Per axis the kernel indices that reach them.
+    table : Table
+        Of those kernel indices; its filters are dx's channels.
+    """
+
+    cells: tuple[slice, ...]
+    taps: tuple[range, ...]
+    table: Table
+
+
+def forward_table(g: Geometry) -> Table:
+    """The table of a convolution."""
+    axes = tuple(
+        Axis(size, stride, range(-before, kernel * dilation - before, dilation), x_size)
+        for size, stride, dilation, (before, _), kernel, x_size in zip(
+            g.out_shape, g.stride, g.dilation, g.pad, g.kernel_size, g.in_shape, strict=True
+        )
+    )
+    return Table(g.batch, g.group, g.channels // g.group, g.filters // g.group, axes)
+
+
+def gradient_phases(g: Geometry) -> list[Phase]:
+    """The phases of dx that taps reach."""
+    along: list[list[tuple[slice, range, Axis]]] = []
+    for size, stride, dilation, (before, _), kernel, out_size in zip(
+        g.in_shape, g.stride, g.dilation, g.pad, g.kernel_size, g.out_shape, strict=True
+    ):
+        phases = []
+        every = stride // math.gcd(stride, dilation)  # taps from one of a phase to the next
+        for k in range(min(kernel, every)):
+            p = (k * dilation - before) % stride
+            if p < size:
+                taps = range(k, kernel, every)
+                start, step = (p + before - k * dilation) // stride, every * dilation // stride
+                starts = range(start, start - len(taps) * step, -step)
+                axis = Axis(-(-(size - p) // stride), 1, starts, out_size)
+                phases.append((slice(p, None, stride), taps, axis))
+        along.append(phases)
+    return [
+        Phase(
+            tuple(cells for cells, _, _ in phase),
+            tuple(taps for _, taps, _ in phase),
+            Table(
+                g.batch,
+                g.group,
+                g.filters // g.group,
+                g.channels // g.group,
+                tuple(axis for _, _, axis in phase),
+            ),
+        )
+        for phase in itertools.product(*along)
+    ]
+
+
+def kernel_offsets(strides: Sequence[int], taps: Sequence[range]) -> Array:
+    """Where these kernel indices of w (F, C/group, *K) lie, for the strides of K."""
+    return _outer_sum(
+        [
+            step * np.arange(axis.start, axis.stop, axis.step)
+            for step, axis in zip(strides, taps, strict=True)
+        ]
+    )
+
+
+def layout_tables(
+    axes: Sequence[Axis], boxes: Sequence[int], layouts: Sequence[Segments]
+) -> list[Array]:
+    """What a kernel is told of the axes: their sizes, the taps' offsets, the segments' firsts."""
+    sizes: list[int] = []
+    firsts: list[Array] = []
+    offsets: list[Array] = []
+    before = 0
+    pitch = math.prod(layout.cells for layout in layouts)
+    for axis, box, layout in zip(axes, boxes, layouts, strict=True):
+        pitch //= layout.cells
+        sizes += [axis.size, box, -(-axis.size // box), layout.step, axis.x_size]
+        sizes += [len(layout.firsts), layout.length, pitch, before]
+        before += len(layout.firsts)
+        firsts.append(np.array(layout.firsts, np.intp))
+        offsets.append(layout.offsets(len(axis.starts)) * pitch)
+    return [np.array(sizes, np.intp), _outer_sum(offsets), *firsts]
+
+
+def _outer_sum(steps: Sequence[Array]) -> Array:
+    """All sums of one number from each array, the last one's fastest."""
+    total: Array = np.zeros((), np.intp)
+    for step in steps:
+        total = np.add.outer(total, step)
+    return total.ravel()

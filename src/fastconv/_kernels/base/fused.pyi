@@ -1,0 +1,68 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_Array = npt.NDArray[Any]
+_Sizes = npt.NDArray[np.intp]
+
+ROWS: int
+VECTORS: int
+NARROW_ROWS: int
+TAPS: int
+ALIGNED: int
+
+def lanes(itemsize: int) -> int: ...
+def pack(
+    sizes: _Sizes,
+    w: _Array,
+    offsets: _Sizes,
+    packed: _Array,
+    transposed: bool,
+    begin: int,
+    end: int,
+) -> bool: ...
+def convolve(
+    sizes: _Sizes,
+    x: _Array,
+    weights: _Array,
+    bias: _Array | None,
+    out: _Array,
+    space: _Array,
+    begin: int,
+    end: int,
+) -> None: ...
+def convolve_at_once(
+    sizes: _Sizes,
+    x: _Array,
+    w: _Array,
+    offsets: _Sizes,
+    bias: _Array | None,
+    out: _Array,
+    space: _Array,
+    blocks: int,
+    units: int,
+    weights: int,
+) -> None: ...
+def weight_gradient(
+    sizes: _Sizes,
+    dots: bool,
+    x: _Array,
+    dout: _Array,
+    sums: _Array,
+    space: _Array,
+    first_block: int,
+    end_block: int,
+    begin: int,
+    end: int,
+) -> None: ...
+def exchange_gradient(
+    sizes: _Sizes,
+    dots: bool,
+    sums: _Array,
+    places: _Sizes,
+    dw: _Array,
+    finish: bool,
+    begin: int,
+    end: int,
+) -> None: ...

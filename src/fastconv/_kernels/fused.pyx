@@ -1,0 +1,1275 @@
+# cython: language_level=3
+# The caller guarantees every size (see _engines/plans.py), so indices are neither tested nor
+# wrapped, and cdivision saves the test for a divisor of 0: steps and counts are at least 1.
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The kernels of the engine `fused`: convolution as a table of taps.
+
+A tap is one row of the column matrix, and its whole meaning is one offset into a padded copy of the
+image, the scratch; the column matrix itself is never made. A unit of work is a group, some samples
+or a box of one sample's positions, and some filters::
+
+    x          -> scratch          -> panel             -> tile                    -> out
+    any strides   zeros around,       NR positions of      rows of weights times
+                  by stride phase     some taps            the panel, in registers
+
+A sum is taken over blocks of FASTCONV_TAPS taps, in order, whatever the unit and the tile: so a
+result's bits depend on nothing else.
+"""
+
+cimport numpy as cnp
+from cython cimport floating
+
+cnp.import_array()
+
+cdef extern from "simd.h" nogil:
+    enum:
+        FASTCONV_ROWS
+        FASTCONV_NARROW_ROWS
+        FASTCONV_VECTORS
+        FASTCONV_TAPS
+        FASTCONV_COLUMNS
+        LANES_f32
+        LANES_f64
+    ctypedef struct fastconv_run:
+        Py_ssize_t at
+        Py_ssize_t length
+        Py_ssize_t column
+    bint all_finite_f32(const float *, Py_ssize_t)
+    bint all_finite_f64(const double *, Py_ssize_t)
+    void copy_f32(float *, const float *, Py_ssize_t)
+    void copy_f64(double *, const double *, Py_ssize_t)
+    void fill_panel_f32(
+        float *, Py_ssize_t, const float *, const Py_ssize_t *, Py_ssize_t, const fastconv_run *,
+        Py_ssize_t, int)
+    void fill_panel_f64(
+        double *, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, const fastconv_run *,
+        Py_ssize_t, int)
+    void tile_f32(
+        Py_ssize_t, Py_ssize_t, const float *, const float *, const Py_ssize_t *, Py_ssize_t,
+        const Py_ssize_t *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *,
+        float *, Py_ssize_t)
+    void tile_f64(
+        Py_ssize_t, Py_ssize_t, const double *, const double *, const Py_ssize_t *, Py_ssize_t,
+        const Py_ssize_t *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *,
+        double *, Py_ssize_t)
+    void dot_f32(
+        Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, const float *,
+        const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *, Py_ssize_t,
+        float *, Py_ssize_t)
+    void dot_f64(
+        Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, const double *,
+        const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *, Py_ssize_t,
+        double *, Py_ssize_t)
+    void transpose_f32(
+        Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t,
+        const float *)
+    void transpose_f64(
+        Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t,
+        const double *)
+
+cdef enum:
+    MAX_AXES = 65      # those of an array in NumPy, and the sample's
+    MAX_PANELS = 16    # whose positions are known at a time
+    DOT_ROWS = 4       # of the largest tile of sums over neighbouring positions
+    DOT_TAPS = 6
+    DOT_RUNS = 64      # that are summed up at a time,
+    DOT_POSITIONS = 4096  # of at most so many positions, to bound the rounding
+    ALIGNMENT = 64     # bytes
+    MAX_LINES = 64     # of the scratch, that are filled channel by channel
+
+# What `_engines/fused.py` writes down as a row of integers, in this order; then an Axis for each
+# spatial axis, then the offset of each kernel index in a channel of the scratch, then the axes'
+# `firsts`.
+cdef struct Sizes:
+    Py_ssize_t rank
+    Py_ssize_t batch
+    Py_ssize_t groups
+    Py_ssize_t channels       # of one group
+    Py_ssize_t filters        # of one group
+    Py_ssize_t kernel         # taps of one channel
+    Py_ssize_t samples        # of a unit
+    Py_ssize_t boxes          # that the positions of a sample are cut into
+    Py_ssize_t parts          # that the filters are cut into
+    Py_ssize_t panels         # that are computed before the next block of taps
+    Py_ssize_t columns        # of a panel, whole vectors
+    Py_ssize_t copied         # whether there is a scratch; else x itself is one
+    Py_ssize_t direct         # whether tiles read the scratch itself, without a panel
+    Py_ssize_t cells          # of one channel of the scratch
+    Py_ssize_t scratch_room   # parts of the space: numbers in the scratch,
+    Py_ssize_t panel_room     # and in the panel
+
+cdef struct Axis:
+    Py_ssize_t size           # output positions
+    Py_ssize_t box            # of a unit
+    Py_ssize_t boxes
+    Py_ssize_t step           # cells of x from one cell of a segment to the next
+    Py_ssize_t x_size
+    Py_ssize_t segments       # of the scratch: each kernel index reads one of them
+    Py_ssize_t length         # cells of a segment
+    Py_ssize_t pitch          # numbers from one cell to the next
+    Py_ssize_t first          # where in `firsts` stand the cells of x where its segments begin
+
+
+# --- walks over positions -----------------------------------------------------------------------
+
+cdef struct Walk:
+    Py_ssize_t rank
+    Py_ssize_t size[MAX_AXES]
+    Py_ssize_t step[MAX_AXES]
+    Py_ssize_t index[MAX_AXES]
+    Py_ssize_t at
+
+
+cdef inline void add_axis(Walk *w, Py_ssize_t size, Py_ssize_t step) noexcept nogil:
+    """Add an inner axis, to the last one where the two are one line of neighbours."""
+    if size == 1 and w.rank > 0:
+        return
+    if w.rank > 0 and (w.size[w.rank - 1] == 1 or w.step[w.rank - 1] == size * step):
+        w.size[w.rank - 1] *= size
+        w.step[w.rank - 1] = step
+        return
+    w.size[w.rank] = size
+    w.step[w.rank] = step
+    w.index[w.rank] = 0
+    w.rank += 1
+
+
+cdef inline fastconv_run next_run(Walk *w, Py_ssize_t limit) noexcept nogil:
+    """Go on by at most `limit` positions, within the innermost axis; return where they are."""
+    cdef Py_ssize_t axis = w.rank - 1
+    cdef fastconv_run run
+    run.at = w.at + w.index[axis] * w.step[axis]
+    run.length = min(limit, w.size[axis] - w.index[axis])
+    w.index[axis] += run.length
+    if w.index[axis] == w.size[axis]:
+        w.index[axis] = 0
+        axis -= 1
+        while axis >= 0:
+            w.index[axis] += 1
+            w.at += w.step[axis]
+            if w.index[axis] < w.size[axis]:
+                break
+            w.at -= w.size[axis] * w.step[axis]
+            w.index[axis] = 0
+            axis -= 1
+    return run
+
+
+cdef inline Py_ssize_t next_length(const Walk *w) noexcept nogil:
+    """How far the innermost axis goes on."""
+    return w.size[w.rank - 1] - w.index[w.rank - 1]
+
+
+# --- the scratch --------------------------------------------------------------------------------
+
+cdef inline void copy(floating *to, const floating *source, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        copy_f32(to, source, n)
+    else:
+        copy_f64(to, source, n)
+
+
+cdef inline void transpose(
+    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
+    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
+) noexcept nogil:
+    if floating is float:
+        transpose_f32(rows, columns, source, source_step, source_end, to, to_step, to_end)
+    else:
+        transpose_f64(rows, columns, source, source_step, source_end, to, to_step, to_end)
+
+
+cdef inline void transpose_rows(
+    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
+    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
+) noexcept nogil:
+    """The same for any number of rows. The last, after which zeros are written, go first."""
+    cdef Py_ssize_t width = lanes_of(to)
+    cdef Py_ssize_t i = (rows - 1) // width * width
+    while i >= 0:
+        transpose(
+            min(width, rows - i), columns, source + i * source_step, source_step, source_end,
+            to + i, to_step, to_end)
+        i -= width
+
+
+cdef inline bint all_finite(const floating *numbers, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        return all_finite_f32(numbers, n)
+    else:
+        return all_finite_f64(numbers, n)
+
+
+cdef inline Py_ssize_t lanes_of(floating *_) noexcept nogil:
+    if floating is float:
+        return LANES_f32
+    else:
+        return LANES_f64
+
+
+cdef inline void copy_spaced(
+    floating *to, const floating *source, Py_ssize_t step, Py_ssize_t n
+) noexcept nogil:
+    """to[i] = source[i * step]."""
+    cdef Py_ssize_t i
+    if step == 1:
+        copy(to, source, n)
+    elif step == 2:
+        for i in range(n):
+            to[i] = source[2 * i]
+    else:
+        for i in range(n):
+            to[i] = source[i * step]
+
+
+cdef inline void zero(floating *to, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        to[i] = 0
+
+
+cdef inline void find_line(
+    const Axis *axis, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t n, Py_ssize_t *low,
+    Py_ssize_t *high,
+) noexcept nogil:
+    """Which of the first n cells of a segment the image has: low .. high."""
+    cdef Py_ssize_t place = first + begin * axis.step
+    low[0] = 0 if place >= 0 else min(n, (-place + axis.step - 1) // axis.step)
+    high[0] = low[0]
+    if place < axis.x_size:
+        high[0] = max(low[0], min(n, (axis.x_size - place + axis.step - 1) // axis.step))
+
+
+cdef inline void fill_line(
+    floating *to, const floating *source, Py_ssize_t step, Py_ssize_t low, Py_ssize_t high,
+    Py_ssize_t n,
+) noexcept nogil:
+    """Zeros, the image's cells from `source` on, zeros: n in all."""
+    zero(to, low)
+    copy_spaced(to + low, source, step, high - low)
+    zero(to + high, n - high)
+
+
+cdef void fill_scratch(
+    const Sizes *z, const Axis *axes, const Py_ssize_t *firsts, const Py_ssize_t *begin,
+    const Py_ssize_t *count, const floating *x, const Py_ssize_t *strides, Py_ssize_t samples,
+    floating *scratch,
+) noexcept nogil:
+    """Copy `samples` samples of one group into the scratch, as far as a box of positions needs.
+
+    ::
+
+        scratch[sample][channel][axis 0: segment, cell] ... [last axis: segment, cell]
+        cell i of a segment is cell first + (begin + i) * step of x, or 0 where x has none
+    """
+    cdef Py_ssize_t last = z.rank - 1
+    cdef Py_ssize_t index[MAX_AXES]
+    cdef Py_ssize_t needed[MAX_AXES]
+    cdef Py_ssize_t row_at[MAX_LINES]
+    cdef Py_ssize_t row_x[MAX_LINES]
+    cdef bint row_inside[MAX_LINES]
+    cdef Py_ssize_t axis, sample, rows, row, channel, cell, place, segment, low, high, n, i
+    cdef Py_ssize_t step = axes[last].step * strides[2 + last]
+    cdef Py_ssize_t width = lanes_of(scratch)
+    # where channels are the neighbours, lines are transposed
+    cdef bint by_channels = strides[1] == 1 and z.channels >= 4 and strides[2 + last] != 1
+    cdef const floating *source
+    cdef floating *to
+    for axis in range(z.rank):
+        index[axis] = 0
+        needed[axis] = axes[axis].length - axes[axis].box + count[axis]
+    n = needed[last]
+    axis = 0
+    while axis >= 0:
+        # some rows of the scratch: where they are, in it and in x
+        rows = 0
+        while axis >= 0 and rows < MAX_LINES:
+            row_inside[rows] = True
+            row_at[rows] = 0
+            row_x[rows] = 0
+            for axis in range(last):
+                segment = index[axis] // needed[axis]
+                cell = index[axis] - segment * needed[axis]
+                place = firsts[axes[axis].first + segment] + (begin[axis] + cell) * axes[axis].step
+                row_at[rows] += (segment * axes[axis].length + cell) * axes[axis].pitch
+                row_inside[rows] = row_inside[rows] and 0 <= place < axes[axis].x_size
+                row_x[rows] += place * strides[2 + axis]
+            rows += 1
+            axis = last - 1
+            while axis >= 0:
+                index[axis] += 1
+                if index[axis] < axes[axis].segments * needed[axis]:
+                    break
+                index[axis] = 0
+                axis -= 1
+        for segment in range(axes[last].segments):
+            find_line(&axes[last], firsts[axes[last].first + segment], begin[last], n, &low, &high)
+            place = firsts[axes[last].first + segment] + (begin[last] + low) * axes[last].step
+            place *= strides[2 + last]
+            for sample in range(samples):
+                if by_channels:
+                    for row in range(rows):
+                        to = (
+                            scratch + sample * z.channels * z.cells + row_at[row]
+                            + segment * axes[last].length)
+                        for channel in range(z.channels):
+                            zero(to + channel * z.cells, low if row_inside[row] else n)
+                            zero(to + channel * z.cells + high, n - high)
+                        source = x + sample * strides[0] + row_x[row] + place
+                        i = low
+                        while i < high and row_inside[row]:
+                            transpose(
+                                min(width, high - i), z.channels, source, step, source, to + i,
+                                z.cells,
+                                to + i + (z.channels * z.cells if high - i >= width else 0))
+                            source += width * step
+                            i += width
+                else:
+                    for channel in range(z.channels):
+                        to = (
+                            scratch + (sample * z.channels + channel) * z.cells
+                            + segment * axes[last].length)
+                        source = x + sample * strides[0] + channel * strides[1] + place
+                        for row in range(rows):
+                            if row_inside[row]:
+                                fill_line(
+                                    to + row_at[row], source + row_x[row], step, low, high, n)
+                            else:
+                                zero(to + row_at[row], n)
+
+
+# --- the product --------------------------------------------------------------------------------
+
+cdef inline void fill_panel(
+    floating *panel, Py_ssize_t width, const floating *source, const Py_ssize_t *offsets,
+    Py_ssize_t taps, const fastconv_run *runs, Py_ssize_t count, bint exact,
+) noexcept nogil:
+    if floating is float:
+        fill_panel_f32(panel, width, source, offsets, taps, runs, count, exact)
+    else:
+        fill_panel_f64(panel, width, source, offsets, taps, runs, count, exact)
+
+
+cdef inline void tile(
+    Py_ssize_t rows, Py_ssize_t vectors, const floating *a, const floating *b,
+    const Py_ssize_t *places, Py_ssize_t segments, const Py_ssize_t *offsets, Py_ssize_t run,
+    Py_ssize_t b_step, const floating *start, Py_ssize_t start_pitch, const floating *bias,
+    floating *out, Py_ssize_t out_pitch,
+) noexcept nogil:
+    if floating is float:
+        tile_f32(
+            rows, vectors, a, b, places, segments, offsets, run, b_step, start, start_pitch, bias,
+            out, out_pitch)
+    else:
+        tile_f64(
+            rows, vectors, a, b, places, segments, offsets, run, b_step, start, start_pitch, bias,
+            out, out_pitch)
+
+
+cdef inline void dot(
+    Py_ssize_t rows, Py_ssize_t taps, const floating *d, Py_ssize_t d_step, const floating *d_end,
+    const floating *x, const Py_ssize_t *offsets, Py_ssize_t segments, const Py_ssize_t *d_at,
+    const Py_ssize_t *x_at, Py_ssize_t run, floating *sums, Py_ssize_t sums_step,
+) noexcept nogil:
+    if floating is float:
+        dot_f32(
+            rows, taps, d, d_step, d_end, x, offsets, segments, d_at, x_at, run, sums, sums_step)
+    else:
+        dot_f64(
+            rows, taps, d, d_step, d_end, x, offsets, segments, d_at, x_at, run, sums, sums_step)
+
+
+cdef inline Py_ssize_t block_begin(Py_ssize_t size, Py_ssize_t blocks, Py_ssize_t b) noexcept nogil:
+    """Where block b begins, of `blocks` nearly equal ones."""
+    return b * (size // blocks) + min(b, size % blocks)
+
+
+cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t taps) noexcept nogil:
+    """Blocks of taps: none has more than FASTCONV_TAPS, most three quarters of that."""
+    return max(
+        <Py_ssize_t> 1, (taps + FASTCONV_TAPS // 2 - 1) // (FASTCONV_TAPS // 4 * 3))
+
+
+cdef void store_tile(
+    const floating *values, Py_ssize_t pitch, Py_ssize_t rows, const fastconv_run *runs,
+    Py_ssize_t count, Py_ssize_t row_step, Py_ssize_t step, floating *out,
+) noexcept nogil:
+    """out[i * row_step + at + j * step] = values[i * pitch + column + j], for each run."""
+    cdef Py_ssize_t i, j, k
+    cdef const floating *source
+    cdef floating *to
+    cdef Py_ssize_t width = lanes_of(out)
+    for k in range(count):
+        source = values + runs[k].column
+        to = out + runs[k].at
+        if step == 1:
+            for i in range(rows):
+                copy(to + i * row_step, source + i * pitch, runs[k].length)
+        elif row_step == 1 and rows <= width:
+            transpose(rows, runs[k].length, source, pitch, source, to, step, to)
+        else:
+            for i in range(rows):
+                for j in range(runs[k].length):
+                    to[i * row_step + j * step] = source[i * pitch + j]
+
+
+cdef inline bint list_run(
+    fastconv_run *runs, Py_ssize_t count, fastconv_run run, Py_ssize_t column, Py_ssize_t step
+) noexcept nogil:
+    """Add a run to a list, or to its last one if it goes on from there; whether it is new."""
+    cdef fastconv_run *last = runs + count - 1
+    run.column = column
+    if count > 0 and last.at + last.length * step == run.at and last.column + last.length == column:
+        last.length += run.length
+        return False
+    runs[count] = run
+    return True
+
+
+cdef void convolve_unit(
+    const Sizes *z, Py_ssize_t unit, const floating *x, const Py_ssize_t *x_strides,
+    const floating *weights, const floating *bias, floating *out, const Py_ssize_t *out_strides,
+    floating *space,
+) noexcept nogil:
+    cdef const Axis *axes = <const Axis *> (z + 1)
+    cdef const Py_ssize_t *kernel = <const Py_ssize_t *> (axes + z.rank)
+    cdef const Py_ssize_t *firsts = kernel + z.kernel
+    cdef floating *panel = space + z.scratch_room
+    cdef floating *sums = panel + z.panel_room
+    cdef Py_ssize_t begin[MAX_AXES]
+    cdef Py_ssize_t count[MAX_AXES]
+    cdef Walk source, target
+    cdef fastconv_run sources[MAX_PANELS][FASTCONV_COLUMNS]
+    cdef fastconv_run targets[MAX_PANELS][FASTCONV_COLUMNS]
+    cdef Py_ssize_t places[MAX_PANELS][FASTCONV_COLUMNS]
+    cdef fastconv_run *last
+    cdef fastconv_run run
+    cdef Py_ssize_t source_runs[MAX_PANELS]
+    cdef Py_ssize_t target_runs[MAX_PANELS]
+    cdef Py_ssize_t filled[MAX_PANELS]
+    cdef Py_ssize_t offsets[FASTCONV_TAPS]
+    cdef Py_ssize_t zero_offset = 0
+    cdef Py_ssize_t width = lanes_of(space)
+    cdef Py_ssize_t taps = z.channels * z.kernel
+    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t tap_blocks = tap_blocks_of(taps)
+    cdef Py_ssize_t part, box, group, axis, left, panels, p, j, k, channel, channel_pitch
+    cdef Py_ssize_t tap_block, together, first_panel, end_panel, limit, column
+    cdef Py_ssize_t tap_begin, tap_count, block, f, rows, vectors, out_pitch
+    cdef Py_ssize_t out_step, samples, first_filter, part_begin, part_end
+    cdef const floating *image
+    cdef const floating *scratch
+    cdef const floating *sliver
+    cdef const floating *start
+    cdef floating *to
+    cdef bint in_line, is_last, is_direct
+
+    part = unit % z.parts
+    unit //= z.parts
+    box = unit % z.boxes
+    unit //= z.boxes
+    samples = (z.batch + z.samples - 1) // z.samples
+    group = unit // samples
+    unit = (unit % samples) * z.samples  # its first sample
+    samples = min(z.samples, z.batch - unit)
+    part_begin = blocks * part // z.parts
+    part_end = blocks * (part + 1) // z.parts
+    first_filter = block_begin(z.filters, blocks, part_begin)
+    image = x + unit * x_strides[0] + group * z.channels * x_strides[1]
+    out += unit * out_strides[0] + group * z.filters * out_strides[1]
+    weights += group * taps * z.filters
+    if bias != NULL:
+        bias += group * z.filters
+
+    left = samples
+    for axis in range(z.rank - 1, -1, -1):
+        begin[axis] = (box % axes[axis].boxes) * axes[axis].box
+        box //= axes[axis].boxes
+        count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
+        left *= count[axis]
+    source.rank = 0
+    target.rank = 0
+    source.at = 0
+    target.at = 0
+    add_axis(&target, samples, out_strides[0])
+    if z.copied:
+        fill_scratch(z, axes, firsts, begin, count, image, x_strides, samples, space)
+        scratch = space
+        channel_pitch = z.cells
+        add_axis(&source, samples, z.channels * z.cells)
+    else:
+        scratch = image
+        channel_pitch = x_strides[1]
+        add_axis(&source, samples, x_strides[0])
+    for axis in range(z.rank):
+        if z.copied:
+            add_axis(&source, count[axis], axes[axis].pitch)
+        else:
+            add_axis(&source, count[axis], x_strides[2 + axis])
+            source.at += begin[axis] * x_strides[2 + axis]
+        add_axis(&target, count[axis], out_strides[2 + axis])
+        target.at += begin[axis] * out_strides[2 + axis]
+    in_line = source.step[source.rank - 1] == 1
+    out_step = target.step[target.rank - 1]
+
+    while left > 0:
+        panels = 0
+        while panels < z.panels and left > 0:
+            filled[panels] = 0
+            source_runs[panels] = 0
+            target_runs[panels] = 0
+            while filled[panels] < z.columns and left > 0:
+                limit = width if z.direct else z.columns - filled[panels]
+                run = next_run(&source, limit if in_line else 1)
+                run.column = filled[panels]
+                sources[panels][source_runs[panels]] = run
+                places[panels][source_runs[panels]] = run.at
+                source_runs[panels] += 1
+                column = filled[panels]
+                filled[panels] += width if z.direct else run.length
+                left -= run.length
+                while run.length > 0:
+                    target_runs[panels] += list_run(
+                        targets[panels], target_runs[panels], next_run(&target, run.length),
+                        column, out_step)
+                    last = &targets[panels][target_runs[panels] - 1]
+                    run.length -= last.column + last.length - column
+                    column = last.column + last.length
+            panels += 1
+        for tap_block in range(tap_blocks):
+            tap_begin = block_begin(taps, tap_blocks, tap_block)
+            tap_count = block_begin(taps, tap_blocks, tap_block + 1) - tap_begin
+            is_last = tap_begin + tap_count == taps
+            channel = (tap_begin // z.kernel) * channel_pitch
+            k = tap_begin % z.kernel
+            for j in range(tap_count):
+                offsets[j] = channel + kernel[k]
+                k += 1
+                if k == z.kernel:
+                    k = 0
+                    channel += channel_pitch
+            # as many panels as fit the room of one with the most taps
+            together = max(<Py_ssize_t> 1, FASTCONV_TAPS // 4 * 3 // tap_count)
+            first_panel = 0
+            while first_panel < panels:
+                end_panel = min(first_panel + together, panels)
+                if not z.direct:
+                    for p in range(first_panel, end_panel):
+                        fill_panel(
+                            panel + (p - first_panel) * tap_count * z.columns, z.columns, scratch,
+                            offsets, tap_count, sources[p], source_runs[p], not z.copied)
+                f = first_filter
+                for block in range(part_begin, part_end):
+                    rows = block_begin(z.filters, blocks, block + 1) - f
+                    sliver = weights + tap_begin * z.filters + f * tap_count
+                    for p in range(first_panel, end_panel):
+                        vectors = (filled[p] + width - 1) // width
+                        is_direct = (
+                            is_last and target_runs[p] == 1 and out_step == 1
+                            and targets[p][0].length == vectors * width)
+                        to = sums + ((f - first_filter) * panels + p * rows) * z.columns
+                        start = NULL if tap_begin == 0 else to
+                        out_pitch = z.columns
+                        if is_direct:
+                            to = out + targets[p][0].at + f * out_strides[1]
+                            out_pitch = out_strides[1]
+                        if z.direct:
+                            tile(
+                                rows, vectors, sliver, scratch, places[p], tap_count, offsets, 1,
+                                0, start, z.columns,
+                                bias + f if is_last and bias != NULL else NULL, to, out_pitch)
+                        else:
+                            tile(
+                                rows, vectors, sliver,
+                                panel + (p - first_panel) * tap_count * z.columns, NULL, 1,
+                                &zero_offset, tap_count, z.columns, start, z.columns,
+                                bias + f if is_last and bias != NULL else NULL, to, out_pitch)
+                        if is_last and not is_direct:
+                            store_tile(
+                                to, z.columns, rows, targets[p], target_runs[p], out_strides[1],
+                                out_step, out + f * out_strides[1])
+                    f += rows
+                first_panel = end_panel
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+cdef bint pack_block(
+    const floating *w, const Py_ssize_t *strides, const Py_ssize_t *kernel, const floating *end,
+    const Sizes *z, Py_ssize_t f, Py_ssize_t rows, floating *packed,
+) noexcept nogil:
+    """packed[block of taps][f .. f + rows][tap][row] = w, for one group; whether all are finite.
+
+    strides are those of filters and channels, `kernel` the offset of each kernel index.
+    """
+    cdef Py_ssize_t taps = z.kernel
+    cdef Py_ssize_t total = z.channels * taps
+    cdef Py_ssize_t tap_blocks = tap_blocks_of(total)
+    cdef Py_ssize_t tap_block, tap_begin, tap_count, r, i, k, run
+    cdef bint in_line = True  # kernel indices are neighbours, in order
+    cdef bint finite = True
+    cdef const floating *source
+    cdef floating *to
+    cdef floating *to_end
+    for k in range(taps):
+        in_line = in_line and kernel[k] == k
+    if in_line and strides[1] == taps:  # and so are channels
+        taps = total
+    for tap_block in range(tap_blocks):
+        tap_begin = block_begin(total, tap_blocks, tap_block)
+        tap_count = block_begin(total, tap_blocks, tap_block + 1) - tap_begin
+        to = packed + tap_begin * z.filters + f * tap_count
+        to_end = to + tap_count * rows
+        r = tap_begin
+        while r < tap_begin + tap_count:
+            k = r % taps
+            run = min(taps - k, tap_begin + tap_count - r)
+            source = w + f * strides[0] + (r // taps) * strides[1]
+            if in_line and strides[0] != 1:
+                transpose_rows(rows, run, source + k, strides[0], end, to, rows, to_end)
+                to += run * rows
+                r += run
+            else:
+                source += k if in_line else kernel[k]
+                for i in range(rows):
+                    to[i] = source[i * strides[0]]
+                to += rows
+                r += 1
+        finite = finite and all_finite(to_end - tap_count * rows, tap_count * rows)
+    return finite
+
+
+# --- the gradient of the weights ----------------------------------------------------------------
+
+# What `_engines/fused.py` writes down for it, in this order; then an Axis for each spatial axis and
+# the other tables as for `Sizes`.
+cdef struct GradientSizes:
+    Py_ssize_t rank
+    Py_ssize_t batch
+    Py_ssize_t groups
+    Py_ssize_t channels       # of one group
+    Py_ssize_t filters        # of one group
+    Py_ssize_t kernel         # kernel indices that are not lanes
+    Py_ssize_t merged         # indices of the last axis that are lanes with the channels; or 0
+    Py_ssize_t samples        # that are added up at a time
+    Py_ssize_t boxes          # or boxes of one sample's positions
+    Py_ssize_t filter_parts   # of a unit
+    Py_ssize_t lane_parts
+    Py_ssize_t columns        # lanes of a tile, whole vectors
+    Py_ssize_t hop            # cells of the last axis from one position to the next
+    Py_ssize_t cells          # of a sample
+    Py_ssize_t image_room     # parts of the space: numbers in the scratch of x,
+    Py_ssize_t gradient_room  # and in that of dout
+
+
+cdef void fill_channels(
+    const GradientSizes *z, const Axis *axes, const Py_ssize_t *firsts, const Py_ssize_t *begin,
+    const Py_ssize_t *count, const floating *x, const floating *x_end, const Py_ssize_t *strides,
+    Py_ssize_t samples, Py_ssize_t channels, Py_ssize_t pitch, floating *scratch,
+    const floating *scratch_end,
+) noexcept nogil:
+    """Copy some channels of x into the scratch [sample][cell][channel], cells `pitch` apart."""
+    cdef Py_ssize_t last = z.rank - 1
+    cdef Py_ssize_t index[MAX_AXES]
+    cdef Py_ssize_t needed[MAX_AXES]
+    cdef Py_ssize_t axis, sample, at, x_at, cell, place, segment, low, high, n, i, c
+    cdef bint inside
+    cdef const floating *source
+    cdef floating *to
+    for sample in range(samples):
+        for axis in range(z.rank):
+            index[axis] = 0
+            needed[axis] = axes[axis].length - axes[axis].box + count[axis]
+        needed[last] = axes[last].length - (axes[last].box - count[last]) * z.hop
+        axis = 0
+        while axis >= 0:
+            inside = True
+            at = 0
+            x_at = 0
+            for axis in range(last):
+                segment = index[axis] // needed[axis]
+                cell = index[axis] - segment * needed[axis]
+                at += (segment * axes[axis].length + cell) * axes[axis].pitch
+                place = firsts[axes[axis].first + segment] + (begin[axis] + cell) * axes[axis].step
+                inside = inside and 0 <= place < axes[axis].x_size
+                x_at += place * strides[2 + axis]
+            n = needed[last]
+            place = firsts[axes[last].first] + begin[last] * z.hop
+            low = min(n, max(<Py_ssize_t> 0, -place))
+            high = min(n, axes[last].x_size - place)
+            if not inside or high <= low:
+                low = n
+                high = n
+            to = scratch + (sample * z.cells + at) * pitch
+            source = x + sample * strides[0] + x_at + (place + low) * strides[2 + last]
+            for i in range(low):
+                zero(to + i * pitch, channels)
+            if strides[2 + last] == 1 and high > low:
+                transpose_rows(
+                    channels, high - low, source, strides[1], x_end, to + low * pitch, pitch,
+                    scratch_end)
+            elif strides[1] == 1:
+                for i in range(low, high):
+                    copy(to + i * pitch, source + (i - low) * strides[2 + last], channels)
+            else:
+                for c in range(channels):
+                    for i in range(low, high):
+                        to[i * pitch + c] = source[
+                            c * strides[1] + (i - low) * strides[2 + last]]
+            for i in range(high, n):
+                zero(to + i * pitch, channels)
+            axis = last - 1
+            while axis >= 0:
+                index[axis] += 1
+                if index[axis] < axes[axis].segments * needed[axis]:
+                    break
+                index[axis] = 0
+                axis -= 1
+
+
+cdef void fill_filters(
+    const floating *dout, const floating *end, Py_ssize_t filter_step, Walk *walk,
+    Py_ssize_t positions, Py_ssize_t rows, floating *to,
+) noexcept nogil:
+    """to[position][row] = dout[row][position], for the filters of one tile."""
+    cdef Py_ssize_t axis = walk.rank - 1
+    cdef Py_ssize_t step = walk.step[axis]
+    cdef Py_ssize_t i, j
+    cdef const floating *source
+    cdef const floating *to_end = to + positions * rows
+    cdef fastconv_run run
+    while positions > 0:
+        run = next_run(walk, positions)
+        source = dout + run.at
+        if step == 1:
+            transpose_rows(rows, run.length, source, filter_step, end, to, rows, to_end)
+        elif filter_step == 1:
+            for j in range(run.length):
+                copy(to + j * rows, source + j * step, rows)
+        else:
+            for j in range(run.length):
+                for i in range(rows):
+                    to[j * rows + i] = source[i * filter_step + j * step]
+        to += run.length * rows
+        positions -= run.length
+
+
+cdef void exchange_sums(
+    const GradientSizes *z, Py_ssize_t unit, floating *sums, const Py_ssize_t *places,
+    Py_ssize_t last_step, const Py_ssize_t *strides, floating *dw, bint finish,
+) noexcept nogil:
+    """The sums [lanes][kernel index][filter][lane] of a block of filters = dw, or the reverse."""
+    cdef Py_ssize_t lanes = z.merged * z.channels if z.merged else z.channels
+    cdef Py_ssize_t filter_blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t lane_blocks = (lanes + z.columns - 1) // z.columns
+    cdef Py_ssize_t group = unit // filter_blocks
+    cdef Py_ssize_t f = block_begin(z.filters, filter_blocks, unit % filter_blocks)
+    cdef Py_ssize_t rows = block_begin(z.filters, filter_blocks, unit % filter_blocks + 1) - f
+    cdef Py_ssize_t tile = rows * z.columns
+    cdef Py_ssize_t every = z.merged if z.merged else 1
+    cdef Py_ssize_t i, j, k
+    cdef floating *sum_
+    cdef floating *to
+    sums += (group * z.filters + f) * lane_blocks * z.kernel * z.columns
+    dw += (group * z.filters + f) * strides[0]
+    for i in range(rows):
+        for j in range(lane_blocks * z.columns):
+            sum_ = sums + j // z.columns * z.kernel * tile + i * z.columns + j % z.columns
+            if j >= lanes:  # for whole vectors
+                for k in range(z.kernel):
+                    sum_[k * tile] = 0
+                continue
+            # merged lanes are (kernel index, channel)
+            to = dw + i * strides[0] + j % z.channels * strides[1] + j // z.channels * last_step
+            if finish:
+                for k in range(z.kernel):
+                    to[places[k * every]] = sum_[k * tile]
+            else:
+                for k in range(z.kernel):
+                    sum_[k * tile] = to[places[k * every]]
+
+
+cdef void gradient_unit(
+    const GradientSizes *z, Py_ssize_t unit, Py_ssize_t first_block, Py_ssize_t end_block,
+    const floating *x, const floating *x_end, const Py_ssize_t *x_strides, const floating *dout,
+    const floating *dout_end, const Py_ssize_t *dout_strides, floating *sums, floating *space,
+) noexcept nogil:
+    """The sums of some filters and lanes of one group += those over some blocks of positions."""
+    cdef const Axis *axes = <const Axis *> (z + 1)
+    cdef const Py_ssize_t *kernel = <const Py_ssize_t *> (axes + z.rank)
+    cdef const Py_ssize_t *firsts = kernel + z.kernel
+    cdef floating *gradients = space + z.image_room
+    cdef Py_ssize_t begin[MAX_AXES]
+    cdef Py_ssize_t count[MAX_AXES]
+    cdef Py_ssize_t offsets[FASTCONV_TAPS]
+    cdef Walk walk
+    cdef fastconv_run run
+    cdef Py_ssize_t width = lanes_of(space)
+    cdef Py_ssize_t lanes = z.merged * z.channels if z.merged else z.channels
+    cdef Py_ssize_t filter_blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t lane_blocks = (lanes + z.columns - 1) // z.columns
+    cdef Py_ssize_t f_begin, f_end, l_begin, l_end, part, sample, samples, step, rest, axis, first
+    cdef Py_ssize_t positions, done, piece, segments, taken, block, f, rows, lane_block, vectors, k
+    cdef Py_ssize_t pitch = z.channels if z.merged else z.columns
+    cdef Py_ssize_t first_filter, block_room, per_sample, channel, i
+    cdef const floating *image
+    cdef floating *to
+
+    part = unit % z.lane_parts
+    unit //= z.lane_parts
+    l_begin = lane_blocks * part // z.lane_parts
+    l_end = lane_blocks * (part + 1) // z.lane_parts
+    part = unit % z.filter_parts
+    unit //= z.filter_parts  # the group
+    f_begin = filter_blocks * part // z.filter_parts
+    f_end = filter_blocks * (part + 1) // z.filter_parts
+    first_filter = block_begin(z.filters, filter_blocks, f_begin)
+    x += unit * z.channels * x_strides[1]
+    dout += unit * z.filters * dout_strides[1]
+    sums += unit * z.filters * lane_blocks * z.kernel * z.columns
+    for step in range(first_block, end_block):
+        sample = step // z.boxes * z.samples
+        samples = min(z.samples, z.batch - sample)
+        rest = step % z.boxes
+        positions = samples
+        for axis in range(z.rank - 1, -1, -1):
+            begin[axis] = (rest % axes[axis].boxes) * axes[axis].box
+            rest //= axes[axis].boxes
+            count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
+            positions *= count[axis]
+        block_room = 0 if z.merged else samples * z.cells * pitch
+        image = x + sample * x_strides[0]
+        if z.merged:
+            fill_channels(
+                z, axes, firsts, begin, count, image, x_end, x_strides, samples, z.channels, pitch,
+                space, gradients)
+        else:
+            for lane_block in range(l_begin, l_end):
+                channel = lane_block * z.columns
+                fill_channels(
+                    z, axes, firsts, begin, count, image + channel * x_strides[1], x_end,
+                    x_strides, samples, min(z.columns, z.channels - channel), pitch,
+                    space + (lane_block - l_begin) * block_room, gradients)
+        f = first_filter
+        for block in range(f_begin, f_end):
+            rows = block_begin(z.filters, filter_blocks, block + 1) - f
+            walk.rank = 0
+            walk.at = sample * dout_strides[0]
+            add_axis(&walk, samples, dout_strides[0])
+            for axis in range(z.rank):
+                add_axis(&walk, count[axis], dout_strides[2 + axis])
+                walk.at += begin[axis] * dout_strides[2 + axis]
+            fill_filters(
+                dout + f * dout_strides[1], dout_end, dout_strides[1], &walk, positions, rows,
+                gradients + (f - first_filter) * positions)
+            f += rows
+        per_sample = positions // samples
+        for lane_block in range(l_begin, l_end):
+            vectors = (min(z.columns, lanes - lane_block * z.columns) + width - 1) // width
+            first = (lane_block * z.columns) if z.merged else (lane_block - l_begin) * block_room
+            for i in range(samples):
+                walk.rank = 0
+                walk.at = i * z.cells
+                for axis in range(z.rank - 1):
+                    add_axis(&walk, count[axis], axes[axis].pitch)
+                add_axis(&walk, count[z.rank - 1], z.hop)
+                axis = walk.rank - 1
+                piece = (walk.size[axis] + FASTCONV_TAPS - 1) // FASTCONV_TAPS
+                piece = (walk.size[axis] + piece - 1) // piece
+                done = i * per_sample
+                while done < (i + 1) * per_sample:
+                    # some rows of positions, equally long
+                    segments = 0
+                    taken = 0
+                    run.length = 0
+                    while (
+                        done + taken < (i + 1) * per_sample and taken + piece <= FASTCONV_TAPS
+                    ) and (
+                        segments == 0
+                        or min(piece, walk.size[axis] - walk.index[axis]) == run.length
+                    ):
+                        run = next_run(&walk, piece)
+                        offsets[segments] = run.at * pitch
+                        segments += 1
+                        taken += run.length
+                    f = first_filter
+                    for block in range(f_begin, f_end):
+                        rows = block_begin(z.filters, filter_blocks, block + 1) - f
+                        to = sums + (f * lane_blocks + lane_block * rows) * z.kernel * z.columns
+                        for k in range(z.kernel):
+                            tile(
+                                rows, vectors,
+                                gradients + (f - first_filter) * positions + done * rows,
+                                space + first + kernel[k] * pitch, NULL, segments, offsets,
+                                run.length, walk.step[axis] * pitch, to, z.columns, NULL, to,
+                                z.columns)
+                            to += rows * z.columns
+                        f += rows
+                    done += taken
+
+
+# --- the same, for groups of few filters and channels -------------------------------------------
+
+cdef void copy_gradients(
+    const floating *dout, const Py_ssize_t *strides, const Py_ssize_t *begin,
+    const Py_ssize_t *count, Py_ssize_t rank, Py_ssize_t samples, Py_ssize_t filters,
+    Py_ssize_t positions, floating *to,
+) noexcept nogil:
+    """to[filter][position] = dout at the positions of a box."""
+    cdef Walk walk
+    cdef fastconv_run run
+    cdef Py_ssize_t f, axis, left
+    for f in range(filters):
+        walk.rank = 0
+        walk.at = f * strides[1]
+        add_axis(&walk, samples, strides[0])
+        for axis in range(rank):
+            walk.at += begin[axis] * strides[2 + axis]
+            add_axis(&walk, count[axis], strides[2 + axis])
+        left = positions
+        while left > 0:
+            run = next_run(&walk, left)
+            copy_spaced(to, dout + run.at, walk.step[walk.rank - 1], run.length)
+            to += run.length
+            left -= run.length
+
+
+cdef void gradient_dots(
+    const Sizes *z, Py_ssize_t unit, Py_ssize_t first_block, Py_ssize_t end_block,
+    const floating *x, const Py_ssize_t *x_strides, const floating *dout,
+    const floating *dout_end, const Py_ssize_t *dout_strides, floating *sums, floating *space,
+) noexcept nogil:
+    """The sums of some filters of one group += those over some blocks of positions.
+
+    Neighbouring positions are the lanes: x comes from the scratch of the forward pass, dout from
+    where it is if its last axis is contiguous, else from a copy.
+    """
+    cdef const Axis *axes = <const Axis *> (z + 1)
+    cdef const Py_ssize_t *kernel = <const Py_ssize_t *> (axes + z.rank)
+    cdef const Py_ssize_t *firsts = kernel + z.kernel
+    cdef floating *copied = space + z.scratch_room
+    cdef Py_ssize_t begin[MAX_AXES]
+    cdef Py_ssize_t count[MAX_AXES]
+    cdef Py_ssize_t x_at[DOT_RUNS]
+    cdef Py_ssize_t d_at[DOT_RUNS]
+    cdef Py_ssize_t offsets[DOT_TAPS]
+    cdef Walk images, gradients
+    cdef Py_ssize_t taps = z.channels * z.kernel
+    cdef Py_ssize_t last = z.rank - 1
+    cdef Py_ssize_t part, first_filter, filters, sample, samples, step, rest, axis, positions, done
+    cdef Py_ssize_t segments, length, f, rows, t, tap_count, tap_blocks, tap_block, i, j
+    cdef Py_ssize_t per_sample, d_step
+    cdef bint in_place = dout_strides[2 + last] == 1
+    cdef const floating *source
+
+    part = unit % z.parts
+    unit //= z.parts  # the group
+    first_filter = block_begin(z.filters, z.parts, part)
+    filters = block_begin(z.filters, z.parts, part + 1) - first_filter
+    x += unit * z.channels * x_strides[1]
+    dout += (unit * z.filters + first_filter) * dout_strides[1]
+    sums += (unit * z.filters + first_filter) * taps
+    tap_blocks = (taps + DOT_TAPS - 1) // DOT_TAPS
+    for step in range(first_block, end_block):
+        sample = step // z.boxes * z.samples
+        samples = min(z.samples, z.batch - sample)
+        rest = step % z.boxes
+        positions = samples
+        for axis in range(last, -1, -1):
+            begin[axis] = (rest % axes[axis].boxes) * axes[axis].box
+            rest //= axes[axis].boxes
+            count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
+            positions *= count[axis]
+        fill_scratch(
+            z, axes, firsts, begin, count, x + sample * x_strides[0], x_strides, samples, space)
+        per_sample = positions // samples
+        source = dout
+        d_step = dout_strides[1]
+        if not in_place:
+            copy_gradients(
+                dout + sample * dout_strides[0], dout_strides, begin, count, z.rank, samples,
+                filters, positions, copied)
+            source = copied
+            d_step = positions
+        for i in range(samples):
+            images.rank = z.rank
+            images.at = i * z.channels * z.cells
+            gradients.rank = z.rank
+            gradients.at = (sample + i) * dout_strides[0] if in_place else i * per_sample
+            rest = per_sample
+            for axis in range(z.rank):  # each by itself, whatever the strides of dout
+                rest //= count[axis]
+                images.size[axis] = count[axis]
+                images.step[axis] = axes[axis].pitch
+                images.index[axis] = 0
+                gradients.size[axis] = count[axis]
+                gradients.step[axis] = dout_strides[2 + axis] if in_place else rest
+                gradients.index[axis] = 0
+                if in_place:
+                    gradients.at += begin[axis] * dout_strides[2 + axis]
+            done = 0
+            while done < per_sample:
+                # some rows of positions, equally long
+                segments = 0
+                length = min(next_length(&images), <Py_ssize_t> DOT_POSITIONS)
+                while (
+                    segments < DOT_RUNS and done < per_sample
+                    and min(next_length(&images), <Py_ssize_t> DOT_POSITIONS) == length
+                    and (segments == 0 or (segments + 1) * length <= DOT_POSITIONS)
+                ):
+                    x_at[segments] = next_run(&images, length).at
+                    d_at[segments] = next_run(&gradients, length).at
+                    segments += 1
+                    done += length
+                f = 0
+                while f < filters:
+                    rows = min(<Py_ssize_t> DOT_ROWS, filters - f)
+                    for tap_block in range(tap_blocks):
+                        t = block_begin(taps, tap_blocks, tap_block)
+                        tap_count = block_begin(taps, tap_blocks, tap_block + 1) - t
+                        for j in range(tap_count):
+                            offsets[j] = (
+                                (t + j) // z.kernel * z.cells + kernel[(t + j) % z.kernel])
+                        dot(
+                            rows, tap_count, source + f * d_step, d_step,
+                            dout_end if in_place else source + filters * positions, space, offsets,
+                            segments, d_at, x_at, length, sums + f * taps + t, taps)
+                    f += rows
+
+
+cdef void exchange_dots(
+    const Sizes *z, Py_ssize_t unit, floating *sums, const Py_ssize_t *places,
+    const Py_ssize_t *strides, floating *dw, bint finish,
+) noexcept nogil:
+    """The sums of one filter = dw, or the reverse."""
+    cdef Py_ssize_t taps = z.channels * z.kernel
+    cdef Py_ssize_t t
+    cdef floating *to
+    sums += unit * taps
+    dw += unit * strides[0]
+    for t in range(taps):
+        to = dw + t // z.kernel * strides[1] + places[t % z.kernel]
+        if finish:
+            to[0] = sums[t]
+        else:
+            sums[t] = to[0]
+
+
+# --- what Python calls --------------------------------------------------------------------------
+
+cdef inline void set_strides(cnp.ndarray array, Py_ssize_t *strides) noexcept:
+    """The strides of an array, in elements."""
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(array)):
+        strides[axis] = cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
+
+
+cdef inline Py_ssize_t readable(cnp.ndarray array) noexcept:
+    """Numbers that may be read from an array's first on; 0 where it may have holes."""
+    return cnp.PyArray_SIZE(array) if cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_C_CONTIGUOUS) else 0
+
+
+cdef inline void *aligned(cnp.ndarray space) noexcept:
+    """The first place in `space` where a vector crosses no line of the cache."""
+    cdef size_t place = <size_t> cnp.PyArray_DATA(space)
+    return <void *> ((place + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+
+
+cdef void convolve_units(
+    const Sizes *z, cnp.ndarray x, void *packed, cnp.ndarray bias, cnp.ndarray out, void *space,
+    Py_ssize_t begin, Py_ssize_t end,
+) noexcept:
+    """Compute units begin .. end."""
+    cdef Py_ssize_t strides[2 * MAX_AXES]
+    cdef Py_ssize_t unit
+    cdef void *source = cnp.PyArray_DATA(x)
+    cdef void *target = cnp.PyArray_DATA(out)
+    cdef void *added = NULL if bias is None else cnp.PyArray_DATA(bias)
+    cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
+    set_strides(x, strides)
+    set_strides(out, strides + MAX_AXES)
+    with nogil:
+        for unit in range(begin, end):
+            if single:
+                convolve_unit(
+                    z, unit, <const float *> source, strides, <const float *> packed,
+                    <const float *> added, <float *> target, strides + MAX_AXES, <float *> space)
+            else:
+                convolve_unit(
+                    z, unit, <const double *> source, strides, <const double *> packed,
+                    <const double *> added, <double *> target, strides + MAX_AXES,
+                    <double *> space)
+
+
+cdef bint pack_blocks(
+    const Sizes *z, cnp.ndarray w, const Py_ssize_t *places, void *packed, bint transposed,
+    Py_ssize_t begin, Py_ssize_t end,
+) noexcept:
+    """Pack blocks begin .. end of filters; whether their weights are finite."""
+    cdef Py_ssize_t strides[2]
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(w)
+    cdef Py_ssize_t group_step = cnp.PyArray_DIM(w, 0) // z.groups * (
+        cnp.PyArray_STRIDE(w, 0) // item)
+    cdef void *source = cnp.PyArray_DATA(w)
+    cdef bint single = cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32
+    cdef bint finite = True
+    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t size = z.filters * z.channels * z.kernel
+    cdef Py_ssize_t w_size = readable(w)
+    cdef Py_ssize_t unit, f, rows, group
+    strides[0] = cnp.PyArray_STRIDE(w, 0) // item
+    strides[1] = cnp.PyArray_STRIDE(w, 1) // item
+    if transposed:
+        strides[0], strides[1] = strides[1], strides[0]
+    with nogil:
+        for unit in range(begin, end):
+            group = unit // blocks
+            f = block_begin(z.filters, blocks, unit % blocks)
+            rows = block_begin(z.filters, blocks, unit % blocks + 1) - f
+            if single:
+                finite &= pack_block(
+                    <const float *> source + group * group_step, strides, places,
+                    <const float *> source + w_size, z, f, rows, <float *> packed + group * size)
+            else:
+                finite &= pack_block(
+                    <const double *> source + group * group_step, strides, places,
+                    <const double *> source + w_size, z, f, rows, <double *> packed + group * size)
+    return finite
+
+
+def pack(
+    cnp.ndarray sizes not None, cnp.ndarray w not None, cnp.ndarray offsets not None,
+    cnp.ndarray packed not None, bint transposed, Py_ssize_t begin, Py_ssize_t end,
+):
+    """Bring blocks begin .. end of the filters of w (F, C/group, *K) to the order of the tiles.
+
+    `offsets` has the place of each kernel index that is a tap. With `transposed` the channels are
+    the filters and the other way round. Returns whether all these weights are finite.
+    """
+    return pack_blocks(
+        <const Sizes *> cnp.PyArray_DATA(sizes), w, <const Py_ssize_t *> cnp.PyArray_DATA(offsets),
+        cnp.PyArray_DATA(packed), transposed, begin, end)
+
+
+def convolve(
+    cnp.ndarray sizes not None, cnp.ndarray x not None, cnp.ndarray weights not None,
+    cnp.ndarray bias, cnp.ndarray out not None, cnp.ndarray space not None,
+    Py_ssize_t begin, Py_ssize_t end,
+):
+    """Compute units begin .. end of out (N, F, *O) from x (N, C, *S) and packed weights."""
+    convolve_units(
+        <const Sizes *> cnp.PyArray_DATA(sizes), x, cnp.PyArray_DATA(weights), bias, out,
+        aligned(space), begin, end)
+
+
+def convolve_at_once(
+    cnp.ndarray sizes not None, cnp.ndarray x not None, cnp.ndarray w not None,
+    cnp.ndarray offsets not None, cnp.ndarray bias, cnp.ndarray out not None,
+    cnp.ndarray space not None, Py_ssize_t blocks, Py_ssize_t units, Py_ssize_t weights,
+):
+    """Pack w (F, C/group, *K), and compute out: `blocks` and `units` are all of them.
+
+    The last `weights` numbers of the space are for the packed ones.
+    """
+    cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)
+    cdef char *packed = <char *> cnp.PyArray_DATA(space) + (
+        cnp.PyArray_SIZE(space) - weights) * cnp.PyArray_ITEMSIZE(space)
+    pack_blocks(z, w, <const Py_ssize_t *> cnp.PyArray_DATA(offsets), packed, False, 0, blocks)
+    convolve_units(z, x, packed, bias, out, aligned(space), 0, units)
+
+
+def weight_gradient(
+    cnp.ndarray sizes not None, bint dots, cnp.ndarray x not None, cnp.ndarray dout not None,
+    cnp.ndarray sums not None, cnp.ndarray space not None, Py_ssize_t first_block,
+    Py_ssize_t end_block, Py_ssize_t begin, Py_ssize_t end,
+):
+    """Add to units begin .. end of the sums for dw from x (N, C, *S) and dout (N, F, *O).
+
+    That is from blocks first_block .. end_block of samples and positions; blocks must come in
+    order. With `dots` the sizes are `Sizes` and sums are vectors, else `GradientSizes`.
+    """
+    cdef void *z = cnp.PyArray_DATA(sizes)
+    cdef Py_ssize_t strides[2 * MAX_AXES]
+    cdef Py_ssize_t unit
+    cdef void *source = cnp.PyArray_DATA(x)
+    cdef void *gradient = cnp.PyArray_DATA(dout)
+    cdef void *target = cnp.PyArray_DATA(sums)
+    cdef void *room = aligned(space)
+    cdef Py_ssize_t x_size = readable(x)
+    cdef Py_ssize_t dout_size = readable(dout)
+    cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
+    set_strides(x, strides)
+    set_strides(dout, strides + MAX_AXES)
+    with nogil:
+        for unit in range(begin, end):
+            if dots and single:
+                gradient_dots(
+                    <const Sizes *> z, unit, first_block, end_block, <const float *> source,
+                    strides, <const float *> gradient, <const float *> gradient + dout_size,
+                    strides + MAX_AXES, <float *> target, <float *> room)
+            elif dots:
+                gradient_dots(
+                    <const Sizes *> z, unit, first_block, end_block, <const double *> source,
+                    strides, <const double *> gradient, <const double *> gradient + dout_size,
+                    strides + MAX_AXES, <double *> target, <double *> room)
+            elif single:
+                gradient_unit(
+                    <const GradientSizes *> z, unit, first_block, end_block,
+                    <const float *> source, <const float *> source + x_size, strides,
+                    <const float *> gradient, <const float *> gradient + dout_size,
+                    strides + MAX_AXES, <float *> target, <float *> room)
+            else:
+                gradient_unit(
+                    <const GradientSizes *> z, unit, first_block, end_block,
+                    <const double *> source, <const double *> source + x_size, strides,
+                    <const double *> gradient, <const double *> gradient + dout_size,
+                    strides + MAX_AXES, <double *> target, <double *> room)
+
+
+def exchange_gradient(
+    cnp.ndarray sizes not None, bint dots, cnp.ndarray sums not None, cnp.ndarray places not None,
+    cnp.ndarray dw not None, bint finish, Py_ssize_t begin, Py_ssize_t end,
+):
+    """Make parts begin .. end of the sums what dw (F, C/group, *K) holds; to finish, the reverse.
+
+    `places` has the offset in dw of each kernel index. A part is a filter with `dots`, else a block
+    of filters.
+    """
+    cdef void *z = cnp.PyArray_DATA(sizes)
+    cdef Py_ssize_t strides[MAX_AXES]
+    cdef Py_ssize_t last_step, part
+    cdef const Py_ssize_t *offsets = <const Py_ssize_t *> cnp.PyArray_DATA(places)
+    cdef void *source = cnp.PyArray_DATA(sums)
+    cdef void *target = cnp.PyArray_DATA(dw)
+    cdef bint single = cnp.PyArray_TYPE(dw) == cnp.NPY_FLOAT32
+    set_strides(dw, strides)
+    last_step = strides[cnp.PyArray_NDIM(dw) - 1]
+    with nogil:
+        for part in range(begin, end):
+            if dots and single:
+                exchange_dots(
+                    <const Sizes *> z, part, <float *> source, offsets, strides, <float *> target,
+                    finish)
+            elif dots:
+                exchange_dots(
+                    <const Sizes *> z, part, <double *> source, offsets, strides,
+                    <double *> target, finish)
+            elif single:
+                exchange_sums(
+                    <const GradientSizes *> z, part, <float *> source, offsets, last_step,
+                    strides, <float *> target, finish)
+            else:
+                exchange_sums(
+                    <const GradientSizes *> z, part, <double *> source, offsets, last_step,
+                    strides, <double *> target, finish)
+
+
+# Of this build: rows and vectors of a tile, rows of one that is four vectors wide, taps of a panel.
+ROWS, VECTORS, NARROW_ROWS = FASTCONV_ROWS, FASTCONV_VECTORS, FASTCONV_NARROW_ROWS
+TAPS = FASTCONV_TAPS
+ALIGNED = ALIGNMENT  # bytes; a space is longer by one less than these
+
+
+def lanes(Py_ssize_t itemsize):
+    """Numbers of that size in one vector."""
+    return LANES_f32 if itemsize == sizeof(float) else LANES_f64

@@ -1,0 +1,554 @@
+"""The engine `fused`: every tail of its kernels, in every build, and the bits that it promises.
+
+The oracle on integers is the engine `caffe` in float64, which `test_convolution.py` and the test
+with hypothesis below hold to the loops.
+"""
+
+import functools
+import itertools
+import math
+import random
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from arrays import ODD, WRITABLE, assert_same_bits, plain
+from cases import conv_cases, integer_array, parameters
+from hypothesis import given, settings
+
+import fastconv
+from fastconv import _kernels, reference
+from fastconv._engines import fused, plans
+from fastconv._geometry import conv_geometry
+
+DTYPES = [np.float32, np.float64]
+both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+
+
+def forget_plans(monkeypatch):
+    """Have plans made anew at each call, as one remembered may be of another build or limit."""
+    for name, function in list(vars(fused).items()):
+        if hasattr(function, "__wrapped__"):
+            monkeypatch.setattr(fused, name, function.__wrapped__)
+
+
+@pytest.fixture(params=_kernels.RUNNABLE)
+def build(request, monkeypatch):
+    """Each build of the kernels that this machine can run, in turn."""
+    kernel = _kernels.load("fused", request.param)
+    for module in (fused, plans):
+        monkeypatch.setattr(module, "kernel", kernel)
+    forget_plans(monkeypatch)
+    return kernel
+
+
+SMALL_LIMITS = {
+    "SCRATCH_BYTES": 2**10,
+    "SUMS_BYTES": 2**9,
+    "UNIT_WORK": 2**10,
+    "CALL_WORK": 2**11,
+    "PACK_SIZE": 2**5,
+    "SMALL_WORK": 0,
+    "GRADIENT_CHANNELS": 1,
+}
+
+
+def set_limits(monkeypatch, **limits):
+    for name, value in limits.items():
+        monkeypatch.setattr(plans, name, value)
+    forget_plans(monkeypatch)
+
+
+class Case(NamedTuple):
+    """The shapes and parameters of a convolution."""
+
+    x_shape: tuple[int, ...]
+    w_shape: tuple[int, ...]
+    stride: tuple[int, ...] | int = 1
+    pad: tuple[tuple[int, int], ...] | int = 0
+    dilation: tuple[int, ...] | int = 1
+    group: int = 1
+
+    @property
+    def params(self):
+        return parameters(self._asdict())
+
+
+def both_passes(x, w, b, dout, *, engine="fused", targets=(None,) * 4, **params):
+    """Out, dx, dw and db."""
+    out, cache = fastconv.conv_forward(x, w, b, engine=engine, out=targets[0], **params)
+    dx, dw, db = targets[1:]
+    return out, *fastconv.conv_backward(dout, cache, dx=dx, dw=dw, db=db)
+
+
+def out_shape(case):
+    x, w = np.empty(case.x_shape), np.empty(case.w_shape)
+    return fastconv.conv(x, w, engine="caffe", **case.params).shape
+
+
+@functools.cache
+def inputs(case, high=3):
+    """The arrays x, w, b and dout of small integers."""
+    rng = np.random.default_rng(0)
+    shapes = case.x_shape, case.w_shape, case.w_shape[:1], out_shape(case)
+    return tuple(integer_array(rng, shape, high=high).astype(np.float64) for shape in shapes)
+
+
+@functools.cache
+def by_caffe(case):
+    return both_passes(*inputs(case), engine="caffe", **case.params)
+
+
+def normal(case, dtype=np.float32, seed=0):
+    """The arrays x, w, b and dout, normally distributed."""
+    rng = np.random.default_rng(seed)
+    shapes = case.x_shape, case.w_shape, case.w_shape[:1], out_shape(case)
+    return tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)
+
+
+def channels_last(array):
+    """The same array, in whose memory the channels are innermost."""
+    return np.moveaxis(np.moveaxis(array, 1, -1).copy(), -1, 1)
+
+
+def backwards(array):
+    """The same array, the last axis reversed in memory."""
+    return array[..., ::-1].copy()[..., ::-1]
+
+
+def filters_last(array):
+    """The same array, lying in memory as the NHWC calls have weights."""
+    return np.moveaxis(np.moveaxis(array, (0, 1), (-1, -2)).copy(), (-1, -2), (0, 1))
+
+
+def assert_as_caffe(case, dtype, memory=(np.array,) * 6):
+    """Equal on integers; `memory` has the order of x, w, dout, out, dx and dw."""
+    x, w, b, dout = (array.astype(dtype) for array in inputs(case))
+    places = dict(zip(("x", "w", "dout", "out", "dx", "dw"), memory, strict=True))
+    targets = (
+        places["out"](np.full_like(dout, np.nan)),
+        places["dx"](np.full_like(x, np.nan)),
+        places["dw"](np.full_like(w, 7)),
+        np.full_like(b, 7),
+    )
+    given = places["x"](x), places["w"](w), b, places["dout"](dout)
+    got = both_passes(*given, targets=targets, **case.params)
+    for name, value, target, wanted, start in zip(
+        ("out", "dx", "dw", "db"), got, targets, by_caffe(case), (0, 0, 7, 7), strict=True
+    ):
+        assert value is target
+        np.testing.assert_array_equal(value, wanted + start, f"{name} of {case} in {memory}")
+
+
+# --- every tail, exactly ----------------------------------------------------------------------
+
+
+def split_taps(taps):
+    """Channels and kernel size whose product is `taps`; the kernel small, but above 1 if it can."""
+    kernel = next((k for k in (3, 2, 5, 7) if taps % k == 0), 1)
+    return taps // kernel, kernel
+
+
+def tail_cases(kernel, itemsize):
+    """Positions, filters and taps around what panels, tiles and blocks hold, in 1-D."""
+    choose = random.Random(0)
+    columns = kernel.VECTORS * kernel.lanes(itemsize)
+    blocks = (kernel.TAPS - 1, kernel.TAPS, kernel.TAPS + 1, 2 * kernel.TAPS + 1)
+    taps = (1, 2, 9, *blocks)
+    triples = [
+        (size, choose.randint(1, 33), choose.choice(taps)) for size in range(1, 2 * columns + 2)
+    ]
+    triples += [
+        (size, choose.randint(1, kernel.NARROW_ROWS), choose.choice(taps))
+        for size in range(1, 4 * kernel.lanes(itemsize) + 2)
+    ]
+    triples += [
+        (choose.randint(1, 2 * columns + 1), filters, count)
+        for filters in range(1, 34)
+        for count in (choose.choice(taps[:3]), choose.choice(blocks))
+    ]
+    for positions, filters, count in triples:
+        channels, size = split_taps(count)
+        group = choose.choice((1, 1, 2, 3))
+        pad = choose.randrange(size)
+        yield Case(
+            (choose.choice((1, 1, 2, 3)), group * channels, max(1, positions + size - 1 - pad)),
+            (group * filters, channels, size),
+            pad=((pad, 0),),
+            group=group,
+        )
+
+
+def axis_of(choose, positions):
+    """One axis with that many positions or some more: size, kernel, stride, pad and dilation."""
+    kernel, stride, dilation = (choose.randint(1, 4) for _ in range(3))
+    extent = dilation * (kernel - 1) + 1
+    pad = tuple(choose.choice((0, 0, 1, extent - 1, extent + 2)) for _ in range(2))
+    loose = choose.randrange(stride)
+    size = stride * (positions - 1) + extent - sum(pad) + loose
+    return max(size, extent - sum(pad), 1), kernel, stride, pad, dilation
+
+
+def shape_cases(kernel, itemsize):
+    """All parameters in 1-D to 4-D, rows shorter than, equal to and longer than a vector."""
+    choose = random.Random(1)
+    lanes = kernel.lanes(itemsize)
+    widths = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, kernel.VECTORS * lanes + 1)
+    for rank, count in ((1, 30), (2, 110), (3, 25), (4, 15)):
+        for _ in range(count):
+            sizes = [choose.randint(1, (3, 3, 7, 0)[4 - rank]) for _ in range(rank - 1)]
+            sizes.append(choose.choice(widths[: 8 if rank < 3 else 5]))
+            axes = [axis_of(choose, size) for size in sizes]
+            if math.prod(size for size, *_ in axes) > 8000:
+                continue
+            size, kernels, stride, pad, dilation = zip(*axes, strict=True)
+            group = choose.choice((1, 1, 1, 2, 3))
+            channels, filters = choose.choice((1, 2, 3, 5, 17)), choose.choice((1, 2, 4, 10, 19))
+            if choose.random() < 0.2:  # depthwise
+                group, channels, filters = choose.choice((2, 5, 8)), 1, choose.choice((1, 2))
+            yield Case(
+                (choose.choice((1, 2, 3, 5)), group * channels, *size),
+                (group * filters, channels, *kernels),
+                stride,
+                pad,
+                dilation,
+                group,
+            )
+
+
+def pointwise_cases(kernel, itemsize):
+    """1x1 kernels, which read x itself, with rows and samples of all sizes."""
+    choose = random.Random(2)
+    lanes = kernel.lanes(itemsize)
+    for height, width in itertools.product((1, 2, 5), (1, 3, lanes, lanes + 1, 2 * lanes + 5)):
+        group = choose.choice((1, 1, 2))
+        channels, filters = choose.choice((1, 4, 33, kernel.TAPS + 1)), choose.choice((1, 5, 20))
+        yield Case(
+            (choose.choice((1, 2, 5)), group * channels, height, width),
+            (group * filters, channels, 1, 1),
+            group=group,
+        )
+
+
+@pytest.mark.sanitize
+@both_types
+@pytest.mark.parametrize("cases", [tail_cases, shape_cases, pointwise_cases])
+def test_every_tail_equals_caffe(cases, dtype, build):
+    choose = random.Random(3)
+    for case in cases(build, np.dtype(dtype).itemsize):
+        assert_as_caffe(case, dtype)
+        images = (channels_last, backwards, np.array)
+        weights = (filters_last, channels_last, backwards, np.array)
+        mixed = [choose.choice(weights if k in (1, 5) else images) for k in range(6)]
+        assert_as_caffe(case, dtype, mixed)
+        last = (channels_last, filters_last, *[channels_last] * 3, filters_last)
+        assert_as_caffe(case, dtype, last)
+
+
+@pytest.mark.sanitize
+@both_types
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(conv_cases())
+def test_equals_caffe_and_the_loops(dtype, case):
+    rng = np.random.default_rng(0)
+    params = parameters(case)
+    x, w = integer_array(rng, case["x_shape"]), integer_array(rng, case["w_shape"])
+    b = integer_array(rng, case["w_shape"][:1])
+    out = reference.conv_forward_loops(x, w, b, **params)
+    dout = integer_array(rng, out.shape)
+    wanted = out, *reference.conv_backward_loops(dout, x, w, **params)
+    arrays = [array.astype(dtype) for array in (x, w, b, dout)]
+    for engine in ("fused", "caffe"):
+        got = both_passes(*arrays, engine=engine, **params)
+        for value, target in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(value, target)
+
+
+# Larger than a unit of the plans' own limits, or than one block of their filters and channels.
+LARGE = [
+    Case((1, 40, 90, 110), (30, 40, 3, 3), pad=1),
+    Case((2, 600, 14, 14), (70, 600, 3, 3), pad=1),
+    Case((40, 33, 7, 7), (300, 33, 3, 3), pad=1),
+    Case((3, 20, 61, 59), (24, 10, 5, 3), stride=(2, 3), pad=2, dilation=(1, 2), group=2),
+    Case((1, 3, 227, 227), (96, 3, 11, 11), stride=4),
+    Case((5, 130, 28, 29), (66, 130, 1, 1)),
+    Case((2, 16, 12, 30, 31), (8, 16, 3, 3, 3), pad=1),
+]
+
+
+@both_types
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: "x".join(map(str, case.x_shape)))
+def test_large_layers_equal_caffe(case, dtype, build):
+    assert_as_caffe(case, dtype)
+    assert_as_caffe(case, dtype, (channels_last, filters_last, *[channels_last] * 3, filters_last))
+
+
+# --- the same bits ----------------------------------------------------------------------------
+
+LAYERS = [
+    Case((5, 6, 9, 11), (20, 6, 3, 3), pad=1),
+    Case((2, 40, 17, 19), (33, 40, 3, 3), stride=2, pad=1),
+    Case((7, 90, 5, 6), (13, 90, 1, 1)),
+    Case((3, 8, 10, 12), (12, 4, 3, 2), stride=(2, 3), pad=((2, 0), (1, 4)), dilation=2, group=2),
+    Case((4, 6, 30), (6, 1, 5), pad=2, group=6),
+    Case((3, 3, 21, 50), (9, 3, 3, 3), pad=1),
+    Case((2, 5, 6, 7, 9), (7, 5, 2, 3, 2), stride=(1, 2, 1), pad=1),
+]
+layers = pytest.mark.parametrize("case", LAYERS, ids=lambda case: "x".join(map(str, case.x_shape)))
+
+
+@layers
+@both_types
+def test_any_number_of_workers_gives_the_same_bits(case, dtype, build, monkeypatch):
+    arrays = normal(case, dtype)
+    wanted = both_passes(*arrays, workers=1, **case.params)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    set_limits(monkeypatch, SMALL_WORK=0, CALL_WORK=1)
+    for workers in (1, 2, 3, 5, 2):
+        got = both_passes(*arrays, workers=workers, **case.params)
+        for value, target in zip(got, wanted, strict=True):
+            assert_same_bits(value, target)
+
+
+@layers
+@both_types
+def test_a_sample_has_the_same_bits_in_any_batch(case, dtype, build, monkeypatch):
+    x, w, b, dout = normal(case, dtype)
+    out, dx, _, _ = both_passes(x, w, b, dout, **case.params)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    for begin in range(len(x)):
+        for part in (slice(begin, begin + 1), slice(begin, None)):
+            alone = both_passes(x[part], w, b, dout[part], workers=3, **case.params)
+            assert_same_bits(alone[0], out[part])
+            assert_same_bits(alone[1], dx[part])
+
+
+@layers
+@both_types
+@pytest.mark.parametrize("limits", [*[{k: v} for k, v in SMALL_LIMITS.items()], SMALL_LIMITS],
+                         ids=[*SMALL_LIMITS, "all"])  # fmt: skip
+def test_cuts_change_no_bits(case, dtype, limits, build, monkeypatch):
+    arrays = normal(case, dtype)
+    out, dx, _, _ = both_passes(*arrays, workers=1, **case.params)
+    set_limits(monkeypatch, **limits)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    for workers in (1, 2):
+        got = both_passes(*arrays, workers=workers, **case.params)
+        assert_same_bits(got[0], out)
+        assert_same_bits(got[1], dx)
+        whole = [array.astype(dtype) for array in inputs(case)]
+        for value, target in zip(
+            both_passes(*whole, workers=workers, **case.params), by_caffe(case), strict=True
+        ):
+            np.testing.assert_array_equal(value, target)
+
+
+@pytest.mark.sanitize
+@both_types
+def test_cut_into_the_smallest_units_every_tail_equals_caffe(dtype, build, monkeypatch):
+    set_limits(monkeypatch, **SMALL_LIMITS)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    for case in itertools.islice(shape_cases(build, np.dtype(dtype).itemsize), 0, None, 2):
+        assert_as_caffe(case, dtype)
+        assert_as_caffe(case, dtype, (channels_last,) * 6)
+
+
+ODD_CASE = LAYERS[3]
+
+
+def odd_inputs(form, dtype):
+    x, w, b, dout = normal(ODD_CASE, dtype)
+    return tuple(ODD[form](array) for array in (x, w, b, dout))
+
+
+@both_types
+@pytest.mark.parametrize("form", ODD)
+def test_odd_memory_gives_the_bits_of_plain_copies(form, dtype):
+    given = odd_inputs(form, dtype)
+    wanted = both_passes(*map(plain, given), **ODD_CASE.params)
+    for value, target in zip(both_passes(*given, **ODD_CASE.params), wanted, strict=True):
+        assert_same_bits(value, target)
+    for k in range(4):  # each alone
+        mixed = [array if i == k else plain(array) for i, array in enumerate(given)]
+        for value, target in zip(both_passes(*mixed, **ODD_CASE.params), wanted, strict=True):
+            assert_same_bits(value, target)
+
+
+@both_types
+@pytest.mark.parametrize("form", WRITABLE)
+def test_odd_targets_give_the_bits_of_plain_ones(form, dtype):
+    arrays = normal(ODD_CASE, dtype)
+    wanted = both_passes(*arrays, **ODD_CASE.params)
+    starts = [np.nan, np.nan, 0, 0]
+    targets = [
+        WRITABLE[form](np.full_like(target, start))
+        for target, start in zip(wanted, starts, strict=True)
+    ]
+    both_passes(*arrays, targets=targets, **ODD_CASE.params)
+    for value, target in zip(targets, wanted, strict=True):
+        assert_same_bits(plain(np.asarray(value)), target)
+
+
+# --- within bounds ----------------------------------------------------------------------------
+
+LONG = {
+    "forward": Case((2, 560, 6, 7), (5, 560, 3, 3), pad=1),
+    "dx": Case((2, 4, 6, 7), (560, 4, 3, 3), pad=1),
+    "dw": Case((3, 4, 41, 40), (5, 4, 3, 3), pad=1),
+    "1x1": Case((2, 5000, 3, 5), (7, 5000, 1, 1)),
+    "1d": Case((1, 50, 230), (3, 50, 100), stride=3, pad=20),
+    "dw of an image": Case((1, 1, 500, 500), (1, 1, 2, 2)),
+    "dw of rows of a block and one": Case((1, 1, 800, 163), (2, 1, 1, 2)),
+}
+DATA = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "positive": lambda rng, shape: rng.random(shape),
+    "constant": lambda rng, shape: np.full(shape, 0.1),
+}
+
+
+@both_types
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("name", LONG)
+def test_error_of_long_sums_is_within_the_bound(name, kind, dtype, build):
+    """|err| <= (4*sqrt(K) + 8) * u * S."""
+    case = LONG[name]
+    rng = np.random.default_rng(0)
+    x, w, b, dout = (DATA[kind](rng, array.shape).astype(dtype) for array in inputs(case))
+    wide = np.longdouble if dtype == np.float64 else np.float64
+    arrays = [array.astype(wide) for array in (x, w, b, dout)]
+    wanted = by_reference(*arrays, case)
+    sums = by_reference(*map(np.abs, arrays), case)
+    positions = len(x) * math.prod(dout.shape[2:])
+    taps = math.prod(w.shape[2:])
+    lengths = w.shape[1] * taps, len(w) // case.group * taps, positions, positions
+    unit = np.finfo(dtype).eps / 2
+    got = both_passes(x, w, b, dout, **case.params)
+    for value, target, total, length in zip(got, wanted, sums, lengths, strict=True):
+        error = np.abs(value - target)
+        limit = (4 * math.sqrt(length) + 8) * unit * total
+        assert (error <= limit).all(), (error / limit).max()
+
+
+def by_reference(x, w, b, dout, case):
+    return (
+        reference.conv_forward_shifted(x, w, b, **case.params),
+        *reference.conv_backward_shifted(dout, x, w, **case.params),
+    )
+
+
+# --- plans ------------------------------------------------------------------------------------
+
+# What no test can run, and only plan. Plans of the last kernel are not remembered.
+HUGE = {
+    "image": Case((1, 64, 1080, 1920), (64, 64, 3, 3), pad=1),
+    "batch": Case((10**6, 64, 14, 14), (64, 64, 3, 3), pad=1),
+    "few channels": Case((256, 16, 224, 224), (16, 16, 3, 3), pad=1),
+    "400 megapixels": Case((1, 64, 20_000, 20_000), (64, 64, 3, 3), pad=1),
+    "4 gigapixels": Case((1, 1, 2**16, 2**16), (8, 1, 7, 7), pad=3),
+    "line": Case((1, 64, 10**8), (64, 64, 3), stride=2),
+    "channels": Case((1, 20_000, 8, 8), (64, 20_000, 3, 3)),
+    "patches": Case((1, 3, 512, 512), (768, 3, 32, 32), stride=32),
+    "kernel": Case((1, 48, 300, 300), (64, 48, 101, 101)),
+    "long kernel": Case((1, 1, 10**6), (1, 1, 10**5)),
+}
+
+
+def nowhere(shape, dtype):
+    """A writable array of any size that needs no memory."""
+    return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape))
+
+
+@pytest.mark.parametrize("which", ["forward", "backward_x", "backward_w"])
+@pytest.mark.parametrize("name", HUGE)
+@both_types
+def test_plans_keep_the_promises(name, which, dtype, monkeypatch):
+    """8 MiB a worker, steps that leave time for Ctrl-C, and less than a second to plan them."""
+    case, calls, sizes = HUGE[name], [], []
+    geometry = conv_geometry(case.x_shape, case.w_shape, **case.params)
+    x, w = nowhere(case.x_shape, dtype), nowhere(case.w_shape, dtype)
+    out = nowhere((geometry.batch, geometry.filters, *geometry.out_shape), dtype)
+    arguments = {"forward": (x, w, None, out), "backward_x": (out, w, None, x)}
+
+    def allocate(_, shape, dtype, *, zero=False):
+        sizes.append(math.prod(shape) * dtype.itemsize)
+        return np.empty(shape, dtype)
+
+    monkeypatch.setattr(fused, "allocate", allocate)
+    monkeypatch.setattr(fused, "spread", lambda step, *call: calls.append(call))
+    forget_plans(monkeypatch)
+    start = time.process_time()
+    getattr(fused, which)(geometry, *arguments.get(which, (x, out, w)), 2)
+    assert time.process_time() - start < 1
+    assert sum(sizes) - w.nbytes < 2 * 2**23  # of two workers, beside the packed weights
+    calls = [call for call in calls if call[0][0] is not None]  # not those that pack the weights
+    work = out.size * math.prod(case.w_shape[1:]) / sum(units for _, units, _ in calls)
+    assert work * max(chunk for _, _, chunk in calls) < 2 * plans.CALL_WORK
+
+
+def test_strides_far_beyond_the_kernel_cost_little():
+    case = Case((1, 2, 1000, 1000), (3, 2, 2, 2), stride=500)
+    by_caffe(case)
+    start = time.process_time()
+    assert_as_caffe(case, np.float32)
+    assert time.process_time() - start < 0.5
+
+
+# --- NaN and Inf ------------------------------------------------------------------------------
+
+NON_FINITE = [
+    Case((2, 5, 9, 10), (7, 5, 3, 3), pad=1),
+    Case((2, 6, 9, 10), (8, 3, 3, 2), stride=(2, 3), pad=((2, 1), (0, 3)), group=2),
+    Case((2, 3, 8, 7), (3, 3, 2, 3), stride=3, pad=4, dilation=2),
+    Case((3, 20, 4, 5), (21, 20, 1, 1)),
+    Case((3, 20, 4, 5), (21, 20, 1, 1), pad=1),
+    Case((2, 3, 40), (4, 3, 3), pad=((5, 0),), dilation=2),
+    Case((1, 2, 3, 4, 20), (3, 2, 2, 2, 3), pad=1, stride=(1, 2, 1)),
+    Case((2, 8, 9, 9), (8, 1, 3, 3), pad=1, group=8),
+]
+
+
+@pytest.mark.parametrize("case", NON_FINITE, ids=lambda case: "x".join(map(str, case.x_shape)))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, 1, 2, 3], ids=["x", "w", "b", "dout"])
+@both_types
+def test_what_is_not_finite_lies_where_caffe_has_it(where, value, case, dtype, build):
+    rng = np.random.default_rng(0)
+    for count in (1, 3):
+        arrays = [array.astype(dtype) for array in inputs(case)]
+        chosen = rng.choice(arrays[where].size, min(count, arrays[where].size), replace=False)
+        arrays[where].reshape(-1)[chosen] = value
+        wanted = both_passes(*arrays, engine="caffe", **case.params)
+        for got, target in zip(both_passes(*arrays, **case.params), wanted, strict=True):
+            np.testing.assert_array_equal(got, target)
+
+
+def test_infinite_weight_on_padding_is_nan():
+    x, w = np.ones((1, 1, 3), np.float32), np.array([[[np.inf, 1, 1]]], np.float32)
+    out, cache = fastconv.conv_forward(x, w, pad=1, engine="fused")
+    np.testing.assert_array_equal(out, [[[np.nan, np.inf, np.inf]]])
+    # dx has no products with padding: the first cell meets the infinite weight in dout's second
+    dx, _, _ = fastconv.conv_backward(np.ones_like(out), cache)
+    np.testing.assert_array_equal(dx, [[[np.inf, np.inf, 2]]])
+
+
+@both_types
+def test_nothing_left_in_memory_reaches_a_result(dtype, build, monkeypatch):
+    """Packed weights, scratch and sums start as NaN."""
+
+    def allocate(_, shape, dtype, *, zero=False):
+        return np.full(shape, 0 if zero else np.nan, dtype)
+
+    monkeypatch.setattr(fused, "allocate", allocate)
+    for case in (*LAYERS, *NON_FINITE):
+        assert_as_caffe(case, dtype)
+
+
+def test_images_without_cells_or_samples(build):
+    for case in (
+        Case((0, 3, 5, 5), (4, 3, 3, 3), pad=1),
+        Case((2, 3, 0, 4), (4, 3, 2, 2), pad=1),
+        Case((2, 3, 0), (4, 3, 2), pad=2),
+    ):
+        assert_as_caffe(case, np.float32)
