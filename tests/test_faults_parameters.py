@@ -384,8 +384,8 @@ NO_MEMORY = {
                                            output_pad=2**48 - 1), "out", 2**50),
     "columns": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),),
                                       engine="caffe"), "the column buffer", 2**49),
-    "packed weights": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),),
-                                             engine="fused"), "the packed weights", 2**49),
+    "taps": (lambda: fastconv.conv(filled((1, 1, 1)), LONG, pad=((0, 2**47 - 1),),
+                                   engine="fused"), "the table of taps", 2**50),
     "a pool's window": (lambda: fastconv.avg_pool_forward(filled((1, 1, 2)), 3, stride=1, pad=2**46,
                                                           dilation=2**46),
                         "the lines of a pool", 2**50 + 2**5),
@@ -406,7 +406,7 @@ NO_MEMORY = {
 
 @pytest.mark.parametrize(("call", "what", "size"), NO_MEMORY.values(), ids=NO_MEMORY)
 def test_more_memory_than_there_is_gives_the_byte_count(call, what, size):
-    match = rf"^{what}: no memory for {size} bytes, shape \(.*\), float(32|64)$"
+    match = rf"^{what}: no memory for {size} bytes, shape \(.*\), (float(32|64)|int64)$"
     refuses(MemoryError, match, call, *ARRAYS)
 
 

@@ -35,7 +35,7 @@ from fastconv._validation import (
     check_shape,
     check_target,
 )
-from fastconv._workers import as_workers
+from fastconv._workers import given_workers
 
 Engines: TypeAlias = tuple[ModuleType, ...]
 Shape: TypeAlias = tuple[int, ...]
@@ -231,8 +231,7 @@ def begin_forward(
         None if bias is None else bias.dtype.char,
         given,
     )
-    # the default is asked for where there is something to share: it takes 2 microseconds
-    threads = None if workers is None else as_workers(workers)
+    threads = given_workers(workers)
     target = None
     if out is None:
         work = result = allocate("out", plan.result_shape, plan.dtype)

@@ -23,6 +23,16 @@ def as_workers(workers: object) -> int:
     return default_workers() if workers is None else as_int("workers", workers, 1)
 
 
+def given_workers(workers: object) -> int | None:
+    """The number of threads asked for by a call or by FASTCONV_NUM_THREADS; None where by neither.
+
+    The default takes 2 us to find out, so it is left to calls large enough to share.
+    """
+    if workers is None and "FASTCONV_NUM_THREADS" not in os.environ:
+        return None
+    return as_workers(workers)
+
+
 def default_workers() -> int:
     """FASTCONV_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process may use.
 

@@ -118,7 +118,8 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
         return
     dtype = dw.dtype
     images, gradients = as_native(x, dtype), as_native(dout, dtype)
-    in_place = gradients.strides[-1] == dtype.itemsize
+    rows = [step for step, size in zip(gradients.strides, gradients.shape, strict=True) if size > 1]
+    in_place = not rows or rows[-1] == dtype.itemsize
     plan = _gradient_plan(geometry, dtype.itemsize, 1, in_place)
     if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _gradient_plan(geometry, dtype.itemsize, threads, in_place)

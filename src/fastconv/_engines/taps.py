@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._geometry import Geometry
+from fastconv._memory import allocate
 from fastconv._validation import Array
 
 
@@ -197,6 +198,8 @@ def layout_tables(
     axes: Sequence[Axis], boxes: Sequence[int], layouts: Sequence[Segments]
 ) -> list[Array]:
     """What a kernel is told of the axes: their sizes, the taps' offsets, the segments' firsts."""
+    taps = math.prod(len(axis.starts) for axis in axes)
+    allocate("the table of taps", (taps,), np.dtype(np.intp))  # or a MemoryError that names it
     sizes: list[int] = []
     firsts: list[Array] = []
     offsets: list[Array] = []

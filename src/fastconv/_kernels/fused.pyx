@@ -120,6 +120,14 @@ cdef struct Walk:
     Py_ssize_t at
 
 
+cdef inline void push_axis(Walk *w, Py_ssize_t size, Py_ssize_t step) noexcept nogil:
+    """Add an inner axis, whatever the others."""
+    w.size[w.rank] = size
+    w.step[w.rank] = step
+    w.index[w.rank] = 0
+    w.rank += 1
+
+
 cdef inline void add_axis(Walk *w, Py_ssize_t size, Py_ssize_t step) noexcept nogil:
     """Add an inner axis, to the last one where the two are one line of neighbours."""
     if size == 1 and w.rank > 0:
@@ -127,11 +135,8 @@ cdef inline void add_axis(Walk *w, Py_ssize_t size, Py_ssize_t step) noexcept no
     if w.rank > 0 and (w.size[w.rank - 1] == 1 or w.step[w.rank - 1] == size * step):
         w.size[w.rank - 1] *= size
         w.step[w.rank - 1] = step
-        return
-    w.size[w.rank] = size
-    w.step[w.rank] = step
-    w.index[w.rank] = 0
-    w.rank += 1
+    else:
+        push_axis(w, size, step)
 
 
 cdef inline fastconv_run next_run(Walk *w, Py_ssize_t limit) noexcept nogil:
@@ -155,9 +160,10 @@ cdef inline fastconv_run next_run(Walk *w, Py_ssize_t limit) noexcept nogil:
     return run
 
 
-cdef inline Py_ssize_t next_length(const Walk *w) noexcept nogil:
-    """How far the innermost axis goes on."""
-    return w.size[w.rank - 1] - w.index[w.rank - 1]
+cdef inline Py_ssize_t line_length(const Walk *w, bint in_line) noexcept nogil:
+    """How many neighbours there are next in the innermost axis, DOT_POSITIONS at most."""
+    cdef Py_ssize_t left = w.size[w.rank - 1] - w.index[w.rank - 1]
+    return min(left, <Py_ssize_t> DOT_POSITIONS) if in_line else 1
 
 
 # --- the scratch --------------------------------------------------------------------------------
@@ -942,7 +948,7 @@ cdef void gradient_dots(
     """The sums of some filters of one group += those over some blocks of positions.
 
     Neighbouring positions are the lanes: x comes from the scratch of the forward pass, dout from
-    where it is if its last axis is contiguous, else from a copy.
+    where it is, or from a copy where its rows are not contiguous.
     """
     cdef const Axis *axes = <const Axis *> (z + 1)
     cdef const Py_ssize_t *kernel = <const Py_ssize_t *> (axes + z.rank)
@@ -959,7 +965,8 @@ cdef void gradient_dots(
     cdef Py_ssize_t part, first_filter, filters, sample, samples, step, rest, axis, positions, done
     cdef Py_ssize_t segments, length, f, rows, t, tap_count, tap_blocks, tap_block, i, j
     cdef Py_ssize_t per_sample, d_step
-    cdef bint in_place = dout_strides[2 + last] == 1
+    cdef bint in_place = z.panel_room == 0
+    cdef bint in_line
     cdef const floating *source
 
     part = unit % z.parts
@@ -992,29 +999,28 @@ cdef void gradient_dots(
             source = copied
             d_step = positions
         for i in range(samples):
-            images.rank = z.rank
+            images.rank = 0
             images.at = i * z.channels * z.cells
-            gradients.rank = z.rank
+            gradients.rank = 0
             gradients.at = (sample + i) * dout_strides[0] if in_place else i * per_sample
             rest = per_sample
-            for axis in range(z.rank):  # each by itself, whatever the strides of dout
+            for axis in range(z.rank):
                 rest //= count[axis]
-                images.size[axis] = count[axis]
-                images.step[axis] = axes[axis].pitch
-                images.index[axis] = 0
-                gradients.size[axis] = count[axis]
-                gradients.step[axis] = dout_strides[2 + axis] if in_place else rest
-                gradients.index[axis] = 0
                 if in_place:
                     gradients.at += begin[axis] * dout_strides[2 + axis]
+                if axes[axis].size > 1 or (axis == last and images.rank == 0):
+                    push_axis(&images, count[axis], axes[axis].pitch)
+                    push_axis(
+                        &gradients, count[axis], dout_strides[2 + axis] if in_place else rest)
+            in_line = images.step[images.rank - 1] == 1
             done = 0
             while done < per_sample:
                 # some rows of positions, equally long
                 segments = 0
-                length = min(next_length(&images), <Py_ssize_t> DOT_POSITIONS)
+                length = line_length(&images, in_line)
                 while (
                     segments < DOT_RUNS and done < per_sample
-                    and min(next_length(&images), <Py_ssize_t> DOT_POSITIONS) == length
+                    and line_length(&images, in_line) == length
                     and (segments == 0 or (segments + 1) * length <= DOT_POSITIONS)
                 ):
                     x_at[segments] = next_run(&images, length).at

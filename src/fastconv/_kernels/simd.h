@@ -53,10 +53,12 @@ typedef struct {
 #ifdef __GNUC__
 #define FASTCONV_INLINE static inline __attribute__((always_inline))
 #define FASTCONV_APART static __attribute__((noinline))
+#define FASTCONV_PREFETCH(place) __builtin_prefetch(place, 1)
 #define FASTCONV_UNROLL _Pragma("GCC unroll 16")
 #else
 #define FASTCONV_INLINE static inline
 #define FASTCONV_APART static
+#define FASTCONV_PREFETCH(place)
 #define FASTCONV_UNROLL
 #endif
 
@@ -206,6 +208,11 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
     FASTCONV_UNROLL
     for (int v = 0; v < vectors; v++)
         place[v] = placed ? places[v] : v * W;
+    FASTCONV_UNROLL
+    for (int i = 0; i < rows; i++) /* where the sums go, while they are made */
+        FASTCONV_UNROLL
+        for (int v = 0; v < vectors; v++)
+            FASTCONV_PREFETCH(out + i * out_pitch + v * W);
     FASTCONV_UNROLL
     for (int i = 0; i < rows; i++)
         FASTCONV_UNROLL
@@ -469,17 +476,14 @@ static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const T *from, pt
     while (columns > 0) {
         ptrdiff_t count = columns < W ? columns : W;
         vec block[W];
-        if (rows == W && count == W) {
+        if (count == W || from_end - (from + (rows - 1) * from_step) >= W) {
             FASTCONV_UNROLL
             for (int i = 0; i < W; i++)
-                block[i] = NAME(load)(from + i * from_step);
+                block[i] = i < rows ? NAME(load)(from + i * from_step) : (vec){0};
         } else {
-            for (ptrdiff_t i = 0; i < W; i++) {
-                const T *row = from + i * from_step;
-                block[i] = i >= rows                            ? (vec){0}
-                           : count == W || from_end - row >= W ? NAME(load)(row)
-                                                               : NAME(load_part)(row, count);
-            }
+            FASTCONV_UNROLL
+            for (int i = 0; i < W; i++)
+                block[i] = i < rows ? NAME(load_part)(from + i * from_step, count) : (vec){0};
         }
         NAME(transpose_square)(block);
         if (count == W && to_end - to >= (W - 1) * to_step + W) {
