@@ -14,7 +14,7 @@ help:
 	@echo "make test      build the sdist and the wheel, install the wheel, run the tests on it"
 	@echo "make sanitize  run the kernels' tests on an AddressSanitizer + UBSan build"
 	@echo "make lint      ruff, cython-lint, mypy, stubtest"
-	@echo "make bench     the speed table (ARGS='--threads 2 --layer vgg_conv3_2' and pytest's options)"
+	@echo "make bench     the speed table (ARGS='--threads 2 --dtype float64 --layer NAME', pytest's options)"
 	@echo "make clean     remove what the others made"
 
 demo: $(VENV)/examples.done

@@ -63,12 +63,14 @@ def conv_forward(
     layout : {"NCHW", "NHWC"}
         The order of axes of x, w and out (for any rank).
     engine : str
-        "auto" or one of `engines()`.
+        "auto", which takes the first that serves, or one of `engines()`: "fused" forms the product
+        without a column matrix, "caffe" from one, as Caffe does.
     out : ndarray, optional
         Where to write the result; it may overlap the inputs.
     workers : int, optional
-        Threads to use; by default `config()["workers"]`. The engine "caffe" uses one, and its
-        matrix product those of NumPy's BLAS.
+        Threads to use; by default `config()["workers"]`, but one where a layer is small. Their
+        number does not change the result. The engine "caffe" uses one, and its matrix product those
+        of NumPy's BLAS.
 
     Returns
     -------
@@ -87,12 +89,14 @@ def conv_forward(
         Shapes or parameters that do not fit, a kernel larger than the padded input, sizes that are
         too large, an engine that cannot serve the call.
     MemoryError
-        No room for the result or the column matrix of one sample.
+        No room for the result, packed weights or working memory.
 
     Notes
     -----
-    After Jia et al., "Caffe: Convolutional Architecture for Fast Feature Embedding" (2014): a
-    column matrix and a matrix product for each sample.
+    The operation is that of Jia et al., "Caffe: Convolutional Architecture for Fast Feature
+    Embedding" (2014). The engine "fused" needs 8 MiB a thread at most beyond its arguments, the
+    result and a packed copy of w, unless a kernel alone is larger; an argument that is not native
+    (byte order, alignment, or the smaller of two types) is copied.
 
     Examples
     --------
@@ -195,7 +199,7 @@ def conv_backward(
     ValueError
         A shape other than the forward call's, a read-only target, a cache of another operation.
     MemoryError
-        No room for a gradient or the column matrix of one sample.
+        No room for a gradient, packed weights or working memory.
 
     Examples
     --------

@@ -1,0 +1,32 @@
+"""Tests of results run on every build of the kernels that the machine can run."""
+
+import pytest
+
+from fastconv import _kernels, _pooling, _sampling
+from fastconv._engines import fused, plans
+
+# Modules whose tests compare what convolutions compute. test_fused.py chooses builds itself;
+# test_kernels.py shows that pools and deformable samples have the same bits in all of them.
+RESULTS = {"test_convolution", "test_pad_mode", "test_properties"}
+USERS = [(fused, "kernel"), (plans, "kernel"), (_pooling, "pool"), (_sampling, "deform")]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__ in RESULTS:
+        metafunc.fixturenames.append("every_build")
+        metafunc.parametrize("every_build", _kernels.RUNNABLE, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def every_build(request):
+    """Each build in turn, in place of the one that was chosen at import."""
+    remembered = [value for value in vars(fused).values() if hasattr(value, "cache_clear")]
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in USERS:
+            kernel = "fused" if name == "kernel" else name
+            patch.setattr(module, name, _kernels.load(kernel, request.param))
+        for function in remembered:
+            function.cache_clear()
+        yield
+    for function in remembered:
+        function.cache_clear()
