@@ -178,6 +178,13 @@ ORDERS = [
         lambda w: np.moveaxis(w, (-1, -2), (0, 1)),
     ),
     (mirrored,) * 4,
+    # steps down between neighbours' lines, of channels and filters, or of cells channels last
+    (*[lambda x: x[:, ::-1]] * 2, *[lambda w: w[::-1]] * 2),
+    (
+        lambda x: np.moveaxis(x, 1, -1)[..., ::-1, :],
+        lambda x: np.moveaxis(x[..., ::-1, :], -1, 1),
+        *[lambda w: w[:, ::-1]] * 2,
+    ),
 ]
 
 

@@ -190,7 +190,6 @@ def test_the_number_of_workers_is_not_remembered(monkeypatch):
     assert fastconv.conv_forward(X, W)[1].workers is None
 
 
-
 def test_threads_share_what_is_remembered():
     """With more sizes than are remembered, so that entries come and go."""
     wanted = {size: size * 3.0 for size in range(1, PLANS + 50)}

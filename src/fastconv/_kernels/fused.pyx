@@ -281,6 +281,7 @@ cdef void fill_scratch(
     cdef bint by_channels = strides[1] == 1 and z.channels >= 4 and strides[2 + last] != 1
     cdef const floating *source
     cdef floating *to
+    cdef floating *rest
     for axis in range(z.rank):
         index[axis] = 0
         needed[axis] = axes[axis].length - axes[axis].box + count[axis]
@@ -324,10 +325,11 @@ cdef void fill_scratch(
                         source = x + sample * strides[0] + row_x[row] + place
                         i = low
                         while i < high and row_inside[row]:
+                            rest = to + i + z.channels * z.cells
                             transpose(
-                                min(width, high - i), z.channels, source, step, source, to + i,
-                                z.cells,
-                                to + i + (z.channels * z.cells if high - i >= width else 0))
+                                min(width, high - i), z.channels, source, step,
+                                <const floating *> NULL, to + i, z.cells,
+                                rest if high - i >= width else <floating *> NULL)
                             source += width * step
                             i += width
                 else:
@@ -412,7 +414,9 @@ cdef void store_tile(
             for i in range(rows):
                 copy(to + i * row_step, source + i * pitch, runs[k].length)
         elif row_step == 1 and rows <= width:
-            transpose(rows, runs[k].length, source, pitch, source, to, step, to)
+            transpose(
+                rows, runs[k].length, source, pitch, <const floating *> NULL, to, step,
+                <const floating *> NULL)
         else:
             for i in range(rows):
                 for j in range(runs[k].length):
@@ -1070,9 +1074,11 @@ cdef inline void set_strides(cnp.ndarray array, Py_ssize_t *strides) noexcept:
         strides[axis] = cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
 
 
-cdef inline Py_ssize_t readable(cnp.ndarray array) noexcept:
-    """Numbers that may be read from an array's first on; 0 where it may have holes."""
-    return cnp.PyArray_SIZE(array) if cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_C_CONTIGUOUS) else 0
+cdef inline void *end_of(cnp.ndarray array) noexcept:
+    """Where an array that is one piece of memory ends; NULL for others."""
+    if cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_C_CONTIGUOUS):
+        return <char *> cnp.PyArray_DATA(array) + cnp.PyArray_NBYTES(array)
+    return NULL
 
 
 cdef inline void *aligned(cnp.ndarray space) noexcept:
@@ -1121,7 +1127,7 @@ cdef bint pack_blocks(
     cdef bint finite = True
     cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
     cdef Py_ssize_t size = z.filters * z.channels * z.kernel
-    cdef Py_ssize_t w_size = readable(w)
+    cdef void *w_end = end_of(w)
     cdef Py_ssize_t unit, f, rows, group
     strides[0] = cnp.PyArray_STRIDE(w, 0) // item
     strides[1] = cnp.PyArray_STRIDE(w, 1) // item
@@ -1135,11 +1141,11 @@ cdef bint pack_blocks(
             if single:
                 finite &= pack_block(
                     <const float *> source + group * group_step, strides, places,
-                    <const float *> source + w_size, z, f, rows, <float *> packed + group * size)
+                    <const float *> w_end, z, f, rows, <float *> packed + group * size)
             else:
                 finite &= pack_block(
                     <const double *> source + group * group_step, strides, places,
-                    <const double *> source + w_size, z, f, rows, <double *> packed + group * size)
+                    <const double *> w_end, z, f, rows, <double *> packed + group * size)
     return finite
 
 
@@ -1201,8 +1207,8 @@ def weight_gradient(
     cdef void *gradient = cnp.PyArray_DATA(dout)
     cdef void *target = cnp.PyArray_DATA(sums)
     cdef void *room = aligned(space)
-    cdef Py_ssize_t x_size = readable(x)
-    cdef Py_ssize_t dout_size = readable(dout)
+    cdef void *x_end = end_of(x)
+    cdef void *dout_end = end_of(dout)
     cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
     set_strides(x, strides)
     set_strides(dout, strides + MAX_AXES)
@@ -1211,24 +1217,24 @@ def weight_gradient(
             if dots and single:
                 gradient_dots(
                     <const Sizes *> z, unit, first_block, end_block, <const float *> source,
-                    strides, <const float *> gradient, <const float *> gradient + dout_size,
+                    strides, <const float *> gradient, <const float *> dout_end,
                     strides + MAX_AXES, <float *> target, <float *> room)
             elif dots:
                 gradient_dots(
                     <const Sizes *> z, unit, first_block, end_block, <const double *> source,
-                    strides, <const double *> gradient, <const double *> gradient + dout_size,
+                    strides, <const double *> gradient, <const double *> dout_end,
                     strides + MAX_AXES, <double *> target, <double *> room)
             elif single:
                 gradient_unit(
                     <const GradientSizes *> z, unit, first_block, end_block,
-                    <const float *> source, <const float *> source + x_size, strides,
-                    <const float *> gradient, <const float *> gradient + dout_size,
+                    <const float *> source, <const float *> x_end, strides,
+                    <const float *> gradient, <const float *> dout_end,
                     strides + MAX_AXES, <float *> target, <float *> room)
             else:
                 gradient_unit(
                     <const GradientSizes *> z, unit, first_block, end_block,
-                    <const double *> source, <const double *> source + x_size, strides,
-                    <const double *> gradient, <const double *> gradient + dout_size,
+                    <const double *> source, <const double *> x_end, strides,
+                    <const double *> gradient, <const double *> dout_end,
                     strides + MAX_AXES, <double *> target, <double *> room)
 
 

@@ -370,7 +370,8 @@ FASTCONV_INLINE vec NAME(add_up)(vec *rows)
 /* sums[i * sums_step + t] += the sum of x[t] * d[i] over positions, for rows i and taps t.
  *
  * Row i of d is d_step * i further on, tap t of x offsets[t]; positions are `segments` runs of `run`,
- * which begin at d_at and x_at. x may be read up to W - 1 numbers after a run, d before `d_end`. */
+ * which begin at d_at and x_at. x may be read up to W - 1 numbers after a run, d before `d_end`, or
+ * nothing after one if that is NULL. */
 #define DOT_ARGUMENTS                                                                             \
     const T *d, ptrdiff_t d_step, const T *d_end, const T *x, const ptrdiff_t *offsets,            \
         ptrdiff_t segments, const ptrdiff_t *d_at, const ptrdiff_t *x_at, ptrdiff_t run, T *sums,  \
@@ -419,7 +420,7 @@ FASTCONV_INLINE void NAME(dot_body)(const int rows, const int taps, DOT_ARGUMENT
             FASTCONV_UNROLL
             for (int i = 0; i < rows; i++) {
                 const T *end = gradients + i * d_step;
-                row[i] = d_end - end >= W ? NAME(first)(NAME(load)(end), left)
+                row[i] = d_end && d_end - end >= W ? NAME(first)(NAME(load)(end), left)
                                           : NAME(load_part)(end, left);
             }
             FASTCONV_UNROLL
@@ -476,14 +477,14 @@ FASTCONV_INLINE void NAME(dot)(ptrdiff_t rows, ptrdiff_t taps, DOT_ARGUMENTS)
  *
  * Whole vectors are moved where that stays below `from_end` and `to_end`: after a row numbers are
  * read in vain, and after a column of `to` up to W - rows are overwritten with zeros, so a caller
- * goes up in `to`. */
+ * goes up in `to`. Where a step may be negative, that end is NULL, and nothing else is touched. */
 static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const T *from, ptrdiff_t from_step,
                             const T *from_end, T *to, ptrdiff_t to_step, const T *to_end)
 {
     while (columns > 0) {
         ptrdiff_t count = columns < W ? columns : W;
         vec block[W];
-        if (count == W || from_end - (from + (rows - 1) * from_step) >= W) {
+        if (count == W || (from_end && from_end - (from + (rows - 1) * from_step) >= W)) {
             FASTCONV_UNROLL
             for (int i = 0; i < W; i++)
                 block[i] = i < rows ? NAME(load)(from + i * from_step) : (vec){0};
@@ -493,14 +494,14 @@ static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const T *from, pt
                 block[i] = i < rows ? NAME(load_part)(from + i * from_step, count) : (vec){0};
         }
         NAME(transpose_square)(block);
-        if (count == W && to_end - to >= (W - 1) * to_step + W) {
+        if (count == W && to_end && to_end - to >= (W - 1) * to_step + W) {
             FASTCONV_UNROLL
             for (int j = 0; j < W; j++)
                 NAME(store)(to + j * to_step, block[j]);
         } else {
             for (ptrdiff_t j = 0; j < count; j++) {
                 T *column = to + j * to_step;
-                if (to_end - column >= W)
+                if (to_end && to_end - column >= W)
                     NAME(store)(column, block[j]);
                 else
                     memcpy(column, &block[j], (size_t)rows * sizeof(T));
