@@ -504,18 +504,13 @@ def test_many_sizes_leave_no_growing_memory():
             fastconv.conv_backward(out, cache)
             fastconv.im2col(np.ones((1, 1, size), np.float32), 2)
 
-    def most(sizes):
-        """What is held at most: the dicts of what is remembered grow and shrink by turns."""
-        held = []
-        for start in sizes[::50]:
-            run(range(start, start + 50))
-            held.append(tracemalloc.get_traced_memory()[0])
-        return max(held)
-
+    sizes = range(300, 1500)  # forgotten at the end of a run: 256 are remembered
     tracemalloc.start()
-    run(range(2, 300))
-    before = most(range(300, 1500))
-    after = most(range(300, 1500))  # forgotten long since: 256 are remembered
+    for _ in range(2):
+        run(sizes)
+    before = tracemalloc.get_traced_memory()[0]
+    run(sizes)
+    after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert after - before < 50_000
 

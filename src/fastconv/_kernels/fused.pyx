@@ -75,6 +75,9 @@ cdef enum:
     DOT_RUNS = 64      # that are summed up at a time,
     DOT_POSITIONS = 4096  # of at most so many positions, to bound the rounding
     ALIGNMENT = 64     # bytes
+    # Results of so many filters are written one filter after the other, for a tile's own rows lie on
+    # as many pages: 1.1 times as fast on 64 filters of 56x56.
+    MANY_FILTERS = 32
     MAX_LINES = 64     # of the scratch, that are filled channel by channel
 
 # What `_engines/fused.py` writes down as a row of integers, in this order; then an Axis for each
@@ -472,7 +475,8 @@ cdef void convolve_unit(
     cdef const floating *sliver
     cdef const floating *start
     cdef floating *to
-    cdef bint in_line, is_last, is_direct
+    cdef bint in_line, is_last, is_direct, by_rows
+    cdef Py_ssize_t i
 
     part = unit % z.parts
     unit //= z.parts
@@ -520,6 +524,7 @@ cdef void convolve_unit(
         add_axis(&target, count[axis], out_strides[2 + axis])
         target.at += begin[axis] * out_strides[2 + axis]
     in_line = source.step[source.rank - 1] == 1
+    by_rows = out_strides[1] != 1 and z.panels > 1 and z.filters >= MANY_FILTERS
     out_step = target.step[target.rank - 1]
 
     while left > 0:
@@ -575,7 +580,7 @@ cdef void convolve_unit(
                     for p in range(first_panel, end_panel):
                         vectors = (filled[p] + width - 1) // width
                         is_direct = (
-                            is_last and target_runs[p] == 1 and out_step == 1
+                            not by_rows and is_last and target_runs[p] == 1 and out_step == 1
                             and targets[p][0].length == vectors * width)
                         to = sums + ((f - first_filter) * panels + p * rows) * z.columns
                         start = NULL if tap_begin == 0 else to
@@ -594,12 +599,23 @@ cdef void convolve_unit(
                                 panel + (p - first_panel) * tap_count * z.columns, NULL, 1,
                                 &zero_offset, tap_count, z.columns, start, z.columns,
                                 bias + f if is_last and bias != NULL else NULL, to, out_pitch)
-                        if is_last and not is_direct:
+                        if is_last and not is_direct and not by_rows:
                             store_tile(
                                 to, z.columns, rows, targets[p], target_runs[p], out_strides[1],
                                 out_step, out + f * out_strides[1])
                     f += rows
                 first_panel = end_panel
+        if by_rows:
+            f = first_filter
+            for block in range(part_begin, part_end):
+                rows = block_begin(z.filters, blocks, block + 1) - f
+                for i in range(rows):
+                    for p in range(panels):
+                        store_tile(
+                            sums + ((f - first_filter) * panels + p * rows + i) * z.columns,
+                            z.columns, 1, targets[p], target_runs[p], out_strides[1], out_step,
+                            out + (f + i) * out_strides[1])
+                f += rows
 
 
 # --- weights ------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ typedef struct {
  * sixth of the time to compile. */
 #ifdef __GNUC__
 #define FASTCONV_APART static __attribute__((noinline))
-#define FASTCONV_PREFETCH(place) __builtin_prefetch(place, 1)
+#define FASTCONV_PREFETCH(place) __builtin_prefetch(place)
 #ifdef __SANITIZE_ADDRESS__
 #define FASTCONV_INLINE static __attribute__((unused))
 #define FASTCONV_UNROLL
@@ -215,11 +215,13 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
     FASTCONV_UNROLL
     for (int v = 0; v < vectors; v++)
         place[v] = placed ? places[v] : v * W;
-    FASTCONV_UNROLL
-    for (int i = 0; i < rows; i++) /* where the sums go, while they are made */
+    if (from) { /* will be in first-level cache when the sums are made */
         FASTCONV_UNROLL
-        for (int v = 0; v < vectors; v++)
-            FASTCONV_PREFETCH(out + i * out_pitch + v * W);
+        for (int i = 0; i < rows; i++)
+            FASTCONV_UNROLL
+            for (int v = 0; v < vectors; v++)
+                FASTCONV_PREFETCH(from + i * from_pitch + v * W);
+    }
     FASTCONV_UNROLL
     for (int i = 0; i < rows; i++)
         FASTCONV_UNROLL
