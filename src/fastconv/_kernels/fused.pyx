@@ -75,8 +75,8 @@ cdef enum:
     DOT_RUNS = 64      # that are summed up at a time,
     DOT_POSITIONS = 4096  # of at most so many positions, to bound the rounding
     ALIGNMENT = 64     # bytes
-    # Results of so many filters are written one filter after the other, for a tile's own rows lie on
-    # as many pages: 1.1 times as fast on 64 filters of 56x56.
+    # Results of so many filters are written one filter after the other, for a tile's own rows lie
+    # on as many pages: 1.1 times as fast on 64 filters of 56x56.
     MANY_FILTERS = 32
     MAX_LINES = 64     # of the scratch, that are filled channel by channel
 
