@@ -181,88 +181,47 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
     """
     if _prefers_dots(table, kernel.lanes(itemsize)):
         return _dot_plan(table, itemsize, workers, in_place=in_place)
-    lanes = kernel.lanes(itemsize)
-    *outer, last = table.axes
-    merged = _merges(table, lanes)
-    width = len(last.starts) * table.channels if merged else table.channels
-    taps = table.kernel // len(last.starts) if merged else table.kernel
-    vectors = -(-width // lanes)
-    columns = -(-vectors // -(-vectors // kernel.VECTORS)) * lanes
-    lane_blocks = -(-width // columns)
-    filter_blocks = -(-table.filters // kernel.ROWS)
+    last = table.axes[-1]
+    lanes = _Lanes.of(table, kernel.lanes(itemsize))
     limit = SCRATCH_BYTES // itemsize
-
-    pitch = (
-        table.channels
-        if merged
-        else columns * -(-min(table.channels, GRADIENT_CHANNELS) // columns)
-    )
-    boxes = [axis.size for axis in table.axes]
-
-    def layouts() -> list[Segments]:
-        along = [axis.segments(box) for axis, box in zip(outer, boxes[:-1], strict=True)]
-        return [*along, last.one_segment(boxes[-1])]
-
-    def cells() -> int:
-        return math.prod(layout.cells for layout in layouts())
-
-    def fits(number: int, box: int) -> bool:
-        boxes[number] = box
-        return cells() * pitch <= limit
-
-    for number, axis in enumerate(table.axes):
-        boxes[number] = _largest(axis.size, functools.partial(fits, number))
+    boxes = _gradient_boxes(table, lanes.pitch, limit)
+    layouts = _gradient_layouts(table, boxes)
+    cells = math.prod(layout.cells for layout in layouts)
     count = math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
     positions = math.prod(boxes)
     samples = 1
     if count == 1:
-        samples = max(1, min(table.batch, limit // (cells() * pitch), limit // (64 * positions)))
-
+        samples = max(1, min(table.batch, limit // (cells * lanes.pitch), limit // 64 // positions))
     passes = -(-table.batch // samples) * count
-    lane_parts = 1 if merged else -(-width // max(GRADIENT_CHANNELS, columns))
-    filter_parts = 1
-    wanted = -(-workers // table.groups)
 
-    def filters() -> int:
-        return min(table.filters, -(-filter_blocks // filter_parts) * kernel.ROWS)
-
-    def part_lanes() -> int:
-        return -(-lane_blocks // lane_parts) * columns
-
-    while filter_parts < filter_blocks and filters() * positions * samples > limit:
-        filter_parts += 1
-    work = table.work // (table.groups * max(passes, 1))
-    while filter_parts * lane_parts < max(wanted, work // UNIT_WORK):
-        more = filter_parts < filter_blocks
-        if lane_parts < lane_blocks and not (more and filters() >= part_lanes()):
-            lane_parts += 1
-        elif more:
-            filter_parts += 1
-        else:
-            break
-
-    tables = layout_tables(table.axes, boxes, layouts())
-    if merged:
-        tables[1] = tables[1][:: len(last.starts)]
-    image = _whole_lines(samples * cells() * (pitch if merged else part_lanes()) + columns)
-    gradient = _whole_lines(filters() * positions * samples + lanes)
+    filter_blocks = -(-table.filters // kernel.ROWS)
+    filter_parts, lane_parts = _gradient_parts(
+        table, lanes, limit // (positions * samples), -(-workers // table.groups), passes
+    )
+    filters = min(table.filters, -(-filter_blocks // filter_parts) * kernel.ROWS)
+    part_lanes = -(-lanes.blocks // lane_parts) * lanes.columns
+    tables = layout_tables(table.axes, boxes, layouts)
+    if lanes.merged:
+        tables[1] = tables[1][:: lanes.merged]
+    image = samples * cells * (lanes.pitch if lanes.merged else part_lanes) + lanes.columns
+    gradient = filters * positions * samples + lanes.columns
     sizes = [
         len(table.axes),
         table.batch,
         table.groups,
         table.channels,
         table.filters,
-        taps,
-        len(last.starts) if merged else 0,
+        lanes.taps,
+        lanes.merged,
         samples,
         count,
         filter_parts,
         lane_parts,
-        columns,
+        lanes.columns,
         last.step,
-        cells(),
-        image,
-        gradient,
+        cells,
+        _whole_lines(image),
+        _whole_lines(gradient),
     ]
     return _gradient(
         table,
@@ -270,8 +229,8 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         dots=False,
         units=table.groups * filter_parts * lane_parts,
         workers=workers,
-        room=image + gradient + kernel.ALIGNED // itemsize,
-        weights=table.groups * table.filters * lane_blocks * columns * taps,
+        room=_whole_lines(image) + _whole_lines(gradient) + kernel.ALIGNED // itemsize,
+        weights=table.groups * table.filters * lanes.blocks * lanes.columns * lanes.taps,
         blocks=table.groups * filter_blocks,
         passes=passes,
     )
@@ -363,13 +322,12 @@ def _prefers_dots(table: Table, lanes: int) -> bool:
 
     A tile of channels has a row a filter, and at least the latency of a sum for each kernel index.
     """
-    width = table.channels * (len(table.axes[-1].starts) if _merges(table, lanes) else 1)
-    indices = table.channels * table.kernel // width
-    vectors = -(-width // lanes)
+    tiles = _Lanes.of(table, lanes)
+    vectors = tiles.blocks * tiles.columns // lanes
     blocks = -(-table.filters // kernel.ROWS)
-    tiles = indices * blocks * max(LATENCY, TILE_CYCLES * vectors * table.filters / blocks)
+    cycles = max(LATENCY, TILE_CYCLES * vectors * table.filters / blocks) * blocks * tiles.taps
     sums = table.filters * table.channels * table.kernel
-    return sums <= DOT_SUMS and DOT_CYCLES * sums / lanes < tiles
+    return sums <= DOT_SUMS and DOT_CYCLES * sums / lanes < cycles
 
 
 class _Cut(NamedTuple):
@@ -469,16 +427,93 @@ def _products(sizes: Sequence[dict[int, int]]) -> list[tuple[int, int]]:
     return products
 
 
-def _merges(table: Table, lanes: int) -> bool:
-    """Whether taps of the last axis are lanes beside the channels: where those alone are few."""
-    starts = table.axes[-1].starts
-    neighbours = len(starts) > 1 and starts.step == 1
+class _Lanes(NamedTuple):
+    """The lanes of a gradient's tiles: channels, or where those are few (kernel index, channel).
 
-    def use(numbers: int) -> float:
-        return numbers / (-(-numbers // lanes) * lanes)
+    Attributes
+    ----------
+    merged : int
+        Kernel indices of the last axis that are lanes; 0 if only channels are.
+    taps : int
+        Kernel indices that are not lanes, for each of which there is a tile.
+    columns : int
+        Lanes of a tile, whole vectors.
+    blocks : int
+        Tiles beside each other.
+    pitch : int
+        Numbers from a cell to the next in the scratch.
+    """
 
-    width = table.channels * len(starts)
-    return table.channels < lanes and neighbours and use(width) > use(table.channels)
+    merged: int
+    taps: int
+    columns: int
+    blocks: int
+    pitch: int
+
+    @classmethod
+    def of(cls, table: Table, width: int) -> "_Lanes":
+        """The lanes for a table, with vectors of `width`."""
+        starts = table.axes[-1].starts
+        merged = 0
+        together = table.channels * len(starts)
+        if table.channels < width and len(starts) > 1 and starts.step == 1:
+            # where more of each vector is used
+            used = [lanes / (-(-lanes // width) * width) for lanes in (table.channels, together)]
+            merged = len(starts) if used[1] > used[0] else 0
+        lanes = together if merged else table.channels
+        vectors = -(-lanes // width)
+        columns = -(-vectors // -(-vectors // kernel.VECTORS)) * width
+        pitch = table.channels
+        if not merged:
+            pitch = -(-min(table.channels, GRADIENT_CHANNELS) // columns) * columns
+        return cls(merged, table.kernel // (merged or 1), columns, -(-lanes // columns), pitch)
+
+
+def _gradient_layouts(table: Table, boxes: Sequence[int]) -> list[Segments]:
+    """As the forward pass's, but the last axis as it is: its neighbours stay together."""
+    *outer, last = table.axes
+    along = [axis.segments(box) for axis, box in zip(outer, boxes[:-1], strict=True)]
+    return [*along, last.one_segment(boxes[-1])]
+
+
+def _gradient_boxes(table: Table, pitch: int, limit: int) -> list[int]:
+    """The largest box of positions whose scratch stays in the limit."""
+    boxes = [axis.size for axis in table.axes]
+
+    def fits(number: int, box: int) -> bool:
+        boxes[number] = box
+        cells = math.prod(layout.cells for layout in _gradient_layouts(table, boxes))
+        return cells * pitch <= limit
+
+    for number, axis in enumerate(table.axes):
+        boxes[number] = _largest(axis.size, functools.partial(fits, number))
+    return boxes
+
+
+def _gradient_parts(
+    table: Table, lanes: _Lanes, most: int, wanted: int, passes: int
+) -> tuple[int, int]:
+    """Parts of the filters, each of `most` or fewer, and of the lanes: as many as are wanted.
+
+    More, if a pass over one of them would take too long.
+    """
+    blocks = -(-table.filters // kernel.ROWS)
+    lane_parts = 1
+    if not lanes.merged:
+        lane_parts = -(-table.channels // max(GRADIENT_CHANNELS, lanes.columns))
+    filter_parts = min(blocks, -(-blocks // max(1, most // kernel.ROWS)))
+    work = table.work // (table.groups * max(passes, 1))
+    while filter_parts * lane_parts < max(wanted, work // UNIT_WORK):
+        more = filter_parts < blocks
+        filters = -(-blocks // filter_parts) * kernel.ROWS
+        channels = -(-lanes.blocks // lane_parts) * lanes.columns
+        if lane_parts < lanes.blocks and not (more and filters >= channels):
+            lane_parts += 1
+        elif more:
+            filter_parts += 1
+        else:
+            break
+    return filter_parts, lane_parts
 
 
 def _largest(size: int, fits: Callable[[int], bool]) -> int:

@@ -117,10 +117,6 @@ class Table(NamedTuple):
         sizes = math.prod(axis.size for axis in self.axes)
         return self.batch * self.groups * self.filters * self.channels * self.kernel * sizes
 
-    def with_batch(self, batch: int) -> "Table":
-        """The same for another number of samples."""
-        return self._replace(batch=batch)
-
 
 class Phase(NamedTuple):
     """A part of dx and how it is computed from dout.
