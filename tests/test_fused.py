@@ -231,7 +231,6 @@ def pointwise_cases(kernel, itemsize):
         )
 
 
-@pytest.mark.sanitize
 @both_types
 @pytest.mark.parametrize("cases", [tail_cases, shape_cases, pointwise_cases])
 def test_every_tail_equals_caffe(cases, dtype, build):
@@ -246,7 +245,6 @@ def test_every_tail_equals_caffe(cases, dtype, build):
         assert_as_caffe(case, dtype, last)
 
 
-@pytest.mark.sanitize
 @both_types
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(conv_cases())
