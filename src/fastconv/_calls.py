@@ -151,8 +151,7 @@ def is_plain(values: tuple[Any, ...], depth: int = 2) -> bool:
     return True
 
 
-@dataclass(slots=True)
-class Forward:
+class Forward(NamedTuple):
     """A forward call once its arguments are checked.
 
     Attributes
@@ -247,8 +246,7 @@ def begin_forward(
 # --- backward ---------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Gradients:
+class Gradients(NamedTuple):
     """A backward call once its arguments are checked.
 
     Attributes
@@ -367,8 +365,7 @@ def as_dout(dout: object, cache: Cache) -> Array:
     return images
 
 
-@dataclass(slots=True)
-class Wish:
+class Wish(NamedTuple):
     """A gradient, whether it is asked for, and the array that was handed in for it."""
 
     name: str

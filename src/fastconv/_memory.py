@@ -6,8 +6,7 @@ elements do not overlap. What a caller hands in need not be so: it is then worke
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,8 +110,7 @@ def overlaps_itself(array: Array) -> bool:
     return False
 
 
-@dataclass(slots=True)
-class Target:
+class Target(NamedTuple):
     """An array that a result goes to.
 
     Attributes
