@@ -62,7 +62,8 @@ def test_sdist_holds_the_sources():
     assert {f"src/{name}" for name in SHIPPED} <= names
     assert "src/fastconv/_kernels/simd.h" in names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile"} <= names
-    assert not [name for name in names if name.endswith((".c", ".so"))]
+    written = {"benchmarks/peak.c"}  # by hand; every other .c is generated
+    assert not [name for name in names - written if name.endswith((".c", ".so"))]
 
 
 CONSUMER = '''
