@@ -213,6 +213,7 @@ def check_fused(end: str, dtype: type) -> int:
         cut, group = choose.randrange(2), choose.choice((1, 2))
         plans.SCRATCH_BYTES, plans.SUMS_BYTES = ((2**21, 2**19), (2**10, 2**9))[cut]
         plans.SMALL_WORK, plans.GRADIENT_CHANNELS = ((2**22, 256), (0, 1))[cut]
+        plans.GRADIENT_BYTES, plans.TILE_SUMS_BYTES = ((2**22, 2**14), (2**11, 2**9))[cut]
         plans.UNIT_WORK, plans.PACK_SIZE = ((2**31, 2**25), (2**10, 2**5))[cut]
         params = {"stride": stride, "pad": pad, "dilation": dilation, "group": group}
         x = rng.integers(-3, 4, (2, group * channels, *size)).astype(dtype)

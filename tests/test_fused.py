@@ -51,6 +51,8 @@ SMALL_LIMITS = {
     "PACK_SIZE": 2**5,
     "SMALL_WORK": 0,
     "GRADIENT_CHANNELS": 1,
+    "GRADIENT_BYTES": 2**11,
+    "TILE_SUMS_BYTES": 2**9,
 }
 
 
@@ -272,6 +274,9 @@ LARGE = [
     Case((1, 3, 227, 227), (96, 3, 11, 11), stride=4),
     Case((5, 130, 28, 29), (66, 130, 1, 1)),
     Case((2, 16, 12, 30, 31), (8, 16, 3, 3, 3), pad=1),
+    Case((2, 15, 3, 40), (7, 15, 1, 11)),  # channels share lanes with the kernel, in several tiles
+    Case((2, 17, 21, 23), (11, 17, 18, 18)),  # sums of a tile are cut along the kernel
+    Case((2, 3, 300, 300), (5, 3, 1, 1), stride=(1, 2)),
 ]
 
 

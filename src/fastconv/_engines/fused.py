@@ -16,7 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastconv._engines import caffe
-from fastconv._engines.plans import Plan, convolution_plan, gradient_plan
+from fastconv._engines.plans import (
+    CALL_WORK,
+    Plan,
+    chunk_of,
+    convolution_plan,
+    gradient_plan,
+)
 from fastconv._engines.taps import Phase, forward_table, gradient_phases, kernel_offsets
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
@@ -28,8 +34,8 @@ NAME = "fused"
 
 # With fewer multiply-adds (0.2 ms) the caller is done before a thread has woken.
 THREAD_WORK = 2**24
-# Of dout, that are copied at a time to be summed.
-SLICE_BYTES = 2**21
+# A number that is added up takes as long as so many multiply-adds: it comes from memory.
+SUM_WORK = 32
 # Plans to remember, of layers whose kernels have no more indices than this: 8 kB each.
 PLANS = 256
 KERNEL_SIZE = 2**10
@@ -123,49 +129,43 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
     plan = _gradient_plan(geometry, dtype.itemsize, 1, in_place)
     if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _gradient_plan(geometry, dtype.itemsize, threads, in_place)
-    places = _offsets(geometry, dw.strides[2:], dtype.itemsize)
+    target = dw
+    if not dw.flags.c_contiguous:
+        target = allocate("weight gradients", dw.shape, dtype)
+        target[...] = dw  # goes on from what it holds, so that a batch may come in several calls
     spaces = _spaces(plan.workers, plan.room, dtype)
-    sums = allocate("the sums of the weights' gradient", (plan.weights,), dtype)
-
-    def exchange(finish: bool) -> None:
-        def step(_: None, begin: int, end: int) -> None:
-            kernel.exchange_gradient(plan.sizes, plan.dots, sums, places, dw, finish, begin, end)
-
-        spread(step, [None] * plan.workers, plan.blocks, plan.block_chunk)
-
-    exchange(False)  # dw goes on from what it holds, so that a batch may come in several calls
     for part in parts(plan.passes, plan.pass_chunk):
 
         def step(space: Array, begin: int, end: int, part: slice = part) -> None:
             blocks = part.start, part.stop
             kernel.weight_gradient(
-                plan.sizes, plan.dots, images, gradients, sums, space, *blocks, begin, end
+                plan.sizes, plan.dots, images, gradients, target, space, *blocks, begin, end
             )
 
         spread(step, spaces, plan.units, plan.chunk)
-    exchange(True)
+    if target is not dw:
+        dw[...] = target
 
 
-@np.errstate(all="ignore")
 def backward_b(dout: Array, db: Array, workers: int | None) -> None:
-    """``db (F,)`` += the sum of dout (N, F, *O) over samples and positions.
-
-    A large sample is summed in slices along its longest axis, so that no copy of it is large.
-    """
-    if dout[:1].nbytes <= SLICE_BYTES:
-        caffe.backward_b(dout, db, workers)
+    """``db (F,)`` += the sum of dout (N, F, *O) over samples and positions."""
+    if not dout.size:
         return
-    axis = 2 + int(np.argmax(dout.shape[2:]))
-    lines = np.moveaxis(dout, (axis, 1), (1, -1))  # (N, longest, other axes, F)
-    step = max(1, SLICE_BYTES // lines[:1, :1].nbytes)
-    room = allocate("a slice of dout", (db.size, *lines.shape[2:-1], step), db.dtype)
-    total = allocate("bias gradients", db.shape, db.dtype)
-    for sample in lines:
-        for part in parts(len(sample), step):
-            slab = room[..., : part.stop - part.start]
-            np.copyto(slab, np.moveaxis(sample[part], (0, -1), (-1, 0)))
-            np.sum(slab, axis=tuple(range(1, slab.ndim)), out=total)
-            db += total
+    gradients = as_native(dout, db.dtype)
+    target = np.ascontiguousarray(db)
+    units = -(-db.size // kernel.SUM_UNIT)
+    threads = 1
+    if SUM_WORK * dout.size >= THREAD_WORK:
+        threads = min(units, as_workers(workers))
+    sample = SUM_WORK * dout[0].size
+    for part in parts(len(dout), max(1, CALL_WORK * threads // sample)):
+
+        def step(_: None, begin: int, end: int, part: slice = part) -> None:
+            kernel.bias_gradient(gradients, target, part.start, part.stop, begin, end)
+
+        spread(step, [None] * threads, units, chunk_of(units, threads, sample // units))
+    if target is not db:
+        db[...] = target
 
 
 # --- plans, remembered --------------------------------------------------------------------------

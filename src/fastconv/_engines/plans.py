@@ -20,6 +20,10 @@ from fastconv._validation import Array
 SCRATCH_BYTES = 2**21
 # The sums of panels that wait for their next block of taps.
 SUMS_BYTES = 2**19
+# The part of x and dout that a weights' gradient is summed over, before the next of dw is.
+GRADIENT_BYTES = 2**22
+# The sums of some tiles of a weights' gradient, which share first-level cache with what they read.
+TILE_SUMS_BYTES = 2**14
 # Channels of a unit of the weights' gradient: the more there are, the fewer units lay out the same
 # part of dout.
 GRADIENT_CHANNELS = 256
@@ -71,7 +75,7 @@ class Plan(NamedTuple):
     work : int
         Multiply-adds.
     weights : int
-        Numbers in the packed weights, or in the sums of their gradient.
+        Numbers in the packed weights.
     blocks, block_chunk : int
         Blocks of filters that these are packed in, and how many in one call of the kernel.
     passes, pass_chunk : int
@@ -87,9 +91,9 @@ class Plan(NamedTuple):
     room: int
     workers: int
     work: int
-    weights: int
-    blocks: int
-    block_chunk: int
+    weights: int = 0
+    blocks: int = 0
+    block_chunk: int = 1
     passes: int = 1
     pass_chunk: int = 1
     is_one_piece: bool = False
@@ -153,7 +157,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         sizes=np.concatenate([np.array(sizes, np.intp), *tables]),
         dots=False,
         units=units,
-        chunk=_chunk(units, threads, per_unit),
+        chunk=chunk_of(units, threads, per_unit),
         room=scratch
         + panel
         + _whole_lines(filters * panels * columns)
@@ -183,28 +187,33 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         return _dot_plan(table, itemsize, workers, in_place=in_place)
     last = table.axes[-1]
     lanes = _Lanes.of(table, kernel.lanes(itemsize))
-    limit = SCRATCH_BYTES // itemsize
+    packs = lanes.taps >= 3
+    limit = GRADIENT_BYTES // itemsize
     boxes = _gradient_boxes(table, lanes.pitch, limit)
     layouts = _gradient_layouts(table, boxes)
     cells = math.prod(layout.cells for layout in layouts)
     count = math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
-    positions = math.prod(boxes)
     samples = 1
+    positions = math.prod(boxes)
     if count == 1:
-        samples = max(1, min(table.batch, limit // (cells * lanes.pitch), limit // 64 // positions))
+        samples = max(
+            1, min(table.batch, limit // (cells * lanes.pitch + positions * table.filters))
+        )
     passes = -(-table.batch // samples) * count
 
     filter_blocks = -(-table.filters // kernel.ROWS)
-    filter_parts, lane_parts = _gradient_parts(
-        table, lanes, limit // (positions * samples), -(-workers // table.groups), passes
-    )
-    filters = min(table.filters, -(-filter_blocks // filter_parts) * kernel.ROWS)
+    filter_parts, lane_parts = _gradient_parts(table, lanes, -(-workers // table.groups), passes)
     part_lanes = -(-lanes.blocks // lane_parts) * lanes.columns
     tables = layout_tables(table.axes, boxes, layouts)
     if lanes.merged:
         tables[1] = tables[1][:: lanes.merged]
-    image = samples * cells * (lanes.pitch if lanes.merged else part_lanes) + lanes.columns
-    gradient = filters * positions * samples + lanes.columns
+    pitch = lanes.pitch if lanes.merged else part_lanes
+    room = _whole_lines(samples * cells * pitch + lanes.columns)
+    filters = -(-filter_blocks // filter_parts) * kernel.ROWS
+    gradient = _whole_lines(filters * positions * samples + lanes.columns) if packs else 0
+    tile = kernel.ROWS * lanes.columns  # of one kernel index
+    indices = min(lanes.taps, max(1, SUMS_BYTES // (tile * itemsize)))
+    together = min(filter_blocks, max(1, TILE_SUMS_BYTES // (tile * indices * itemsize)))
     sizes = [
         len(table.axes),
         table.batch,
@@ -218,10 +227,13 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         filter_parts,
         lane_parts,
         lanes.columns,
-        last.step,
+        last.step // layouts[-1].step,
+        kernel.TAPS if packs else 2 * kernel.TAPS,
+        together,
+        indices,
         cells,
-        _whole_lines(image),
-        _whole_lines(gradient),
+        room,
+        gradient,
     ]
     return _gradient(
         table,
@@ -229,9 +241,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         dots=False,
         units=table.groups * filter_parts * lane_parts,
         workers=workers,
-        room=_whole_lines(image) + _whole_lines(gradient) + kernel.ALIGNED // itemsize,
-        weights=table.groups * table.filters * lanes.blocks * lanes.columns * lanes.taps,
-        blocks=table.groups * filter_blocks,
+        room=room + gradient + together * indices * tile + kernel.ALIGNED // itemsize,
         passes=passes,
     )
 
@@ -245,7 +255,6 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
     count = cut.count(boxes)
     positions = samples * math.prod(boxes)
     blocks = -(-table.filters // DOT_ROWS)
-    taps = table.channels * table.kernel
     parts = min(blocks, -(-workers // table.groups))
     filters = -(-table.filters // parts)
     scratch = _whole_lines(samples * table.channels * cut.cells(boxes) + lanes)
@@ -276,8 +285,6 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
         units=table.groups * parts,
         workers=workers,
         room=scratch + copies + kernel.ALIGNED // itemsize,
-        weights=table.groups * table.filters * taps,
-        blocks=table.groups * table.filters,
         passes=-(-table.batch // samples) * count,
     )
 
@@ -290,8 +297,6 @@ def _gradient(
     units: int,
     workers: int,
     room: int,
-    weights: int,
-    blocks: int,
     passes: int,
 ) -> Plan:
     """The plan of a gradient, cut into calls of the kernel."""
@@ -302,13 +307,10 @@ def _gradient(
         sizes=sizes,
         dots=dots,
         units=units,
-        chunk=_chunk(units, threads, once // units),
+        chunk=chunk_of(units, threads, once // units),
         room=room,
         workers=threads,
         work=table.work,
-        weights=weights,
-        blocks=blocks,
-        block_chunk=max(1, PACK_SIZE * blocks // weights),
         passes=passes,
         pass_chunk=max(1, min(passes, CALL_WORK * threads // once)),
     )
@@ -470,30 +472,29 @@ class _Lanes(NamedTuple):
 
 
 def _gradient_layouts(table: Table, boxes: Sequence[int]) -> list[Segments]:
-    """As the forward pass's, but the last axis as it is: its neighbours stay together."""
+    """As the forward pass's, but several taps of the last axis are in one segment."""
     *outer, last = table.axes
     along = [axis.segments(box) for axis, box in zip(outer, boxes[:-1], strict=True)]
-    return [*along, last.one_segment(boxes[-1])]
+    one = len(last.starts) == 1
+    return [*along, last.segments(boxes[-1]) if one else last.one_segment(boxes[-1])]
 
 
 def _gradient_boxes(table: Table, pitch: int, limit: int) -> list[int]:
-    """The largest box of positions whose scratch stays in the limit."""
+    """The largest box of positions whose scratch and part of dout stay in the limit."""
     boxes = [axis.size for axis in table.axes]
 
     def fits(number: int, box: int) -> bool:
         boxes[number] = box
         cells = math.prod(layout.cells for layout in _gradient_layouts(table, boxes))
-        return cells * pitch <= limit
+        return cells * pitch + math.prod(boxes) * table.filters <= limit
 
     for number, axis in enumerate(table.axes):
         boxes[number] = _largest(axis.size, functools.partial(fits, number))
     return boxes
 
 
-def _gradient_parts(
-    table: Table, lanes: _Lanes, most: int, wanted: int, passes: int
-) -> tuple[int, int]:
-    """Parts of the filters, each of `most` or fewer, and of the lanes: as many as are wanted.
+def _gradient_parts(table: Table, lanes: _Lanes, wanted: int, passes: int) -> tuple[int, int]:
+    """Parts of the filters and of the lanes: as many as are wanted.
 
     More, if a pass over one of them would take too long.
     """
@@ -501,7 +502,7 @@ def _gradient_parts(
     lane_parts = 1
     if not lanes.merged:
         lane_parts = -(-table.channels // max(GRADIENT_CHANNELS, lanes.columns))
-    filter_parts = min(blocks, -(-blocks // max(1, most // kernel.ROWS)))
+    filter_parts = 1
     work = table.work // (table.groups * max(passes, 1))
     while filter_parts * lane_parts < max(wanted, work // UNIT_WORK):
         more = filter_parts < blocks
@@ -527,7 +528,7 @@ def _whole_lines(numbers: int) -> int:
     return -(-numbers // kernel.ALIGNED) * kernel.ALIGNED
 
 
-def _chunk(units: int, workers: int, work: int) -> int:
+def chunk_of(units: int, workers: int, work: int) -> int:
     """Units of one call of a kernel."""
     share = units if workers == 1 else -(-units // (SHARES * workers))
     return max(1, min(CALL_WORK // max(work, 1), share))

@@ -45,13 +45,13 @@ cdef extern from "simd.h" nogil:
         double *, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, const fastconv_run *,
         Py_ssize_t, int)
     void tile_f32(
-        Py_ssize_t, Py_ssize_t, const float *, const float *, const Py_ssize_t *, Py_ssize_t,
-        const Py_ssize_t *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *,
-        float *, Py_ssize_t)
+        Py_ssize_t, Py_ssize_t, const float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
+        const float *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
+        Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t)
     void tile_f64(
-        Py_ssize_t, Py_ssize_t, const double *, const double *, const Py_ssize_t *, Py_ssize_t,
-        const Py_ssize_t *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *,
-        double *, Py_ssize_t)
+        Py_ssize_t, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
+        const double *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
+        Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t)
     void dot_f32(
         Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, const float *,
         const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *, Py_ssize_t,
@@ -70,6 +70,7 @@ cdef extern from "simd.h" nogil:
 cdef enum:
     MAX_AXES = 65      # those of an array in NumPy, and the sample's
     MAX_PANELS = 16    # whose positions are known at a time
+    LONGEST_PIECE = 2 * FASTCONV_TAPS  # positions that a tile sums up
     DOT_ROWS = 4       # of the largest tile of sums over neighbouring positions
     DOT_TAPS = 6
     DOT_RUNS = 64      # that are summed up at a time,
@@ -78,6 +79,11 @@ cdef enum:
     # Results of so many filters are written one filter after the other, for a tile's own rows lie
     # on as many pages: 1.1 times as fast on 64 filters of 56x56.
     MANY_FILTERS = 32
+    SUM_LANES = 64     # sums that are made beside each other, in every build,
+    SUM_FILTERS = 16   # of one filter or of so many,
+    SUM_POSITIONS = 65536  # over so many positions at a time, to bound the rounding
+    MAX_LANES = 16     # numbers of a vector
+    LINE = 64          # cells that are brought together before they are transposed
     MAX_LINES = 64     # of the scratch, that are filled channel by channel
 
 # What `_engines/fused.py` writes down as a row of integers, in this order; then an Axis for each
@@ -142,6 +148,26 @@ cdef inline void add_axis(Walk *w, Py_ssize_t size, Py_ssize_t step) noexcept no
         push_axis(w, size, step)
 
 
+cdef inline void add_axes(
+    Walk *a, Walk *b, Py_ssize_t size, Py_ssize_t a_step, Py_ssize_t b_step
+) noexcept nogil:
+    """Add an inner axis to two walks of the same sizes, which stay the same."""
+    cdef Py_ssize_t last = a.rank - 1
+    if size == 1 and a.rank > 0:
+        return
+    if a.rank > 0 and (
+        a.size[last] == 1
+        or (a.step[last] == size * a_step and b.step[last] == size * b_step)
+    ):
+        a.size[last] *= size
+        a.step[last] = a_step
+        b.size[last] *= size
+        b.step[last] = b_step
+    else:
+        push_axis(a, size, a_step)
+        push_axis(b, size, b_step)
+
+
 cdef inline fastconv_run next_run(Walk *w, Py_ssize_t limit) noexcept nogil:
     """Go on by at most `limit` positions, within the innermost axis; return where they are."""
     cdef Py_ssize_t axis = w.rank - 1
@@ -167,6 +193,20 @@ cdef inline Py_ssize_t line_length(const Walk *w, bint in_line) noexcept nogil:
     """How many neighbours there are next in the innermost axis, DOT_POSITIONS at most."""
     cdef Py_ssize_t left = w.size[w.rank - 1] - w.index[w.rank - 1]
     return min(left, <Py_ssize_t> DOT_POSITIONS) if in_line else 1
+
+
+cdef inline Py_ssize_t find_box(
+    const Axis *axes, Py_ssize_t rank, Py_ssize_t box, Py_ssize_t *begin, Py_ssize_t *count
+) noexcept nogil:
+    """Where a box of output positions begins, and its sizes, axis by axis; how many it has."""
+    cdef Py_ssize_t positions = 1
+    cdef Py_ssize_t axis
+    for axis in range(rank - 1, -1, -1):
+        begin[axis] = (box % axes[axis].boxes) * axes[axis].box
+        box //= axes[axis].boxes
+        count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
+        positions *= count[axis]
+    return positions
 
 
 # --- the scratch --------------------------------------------------------------------------------
@@ -362,19 +402,20 @@ cdef inline void fill_panel(
 
 
 cdef inline void tile(
-    Py_ssize_t rows, Py_ssize_t vectors, const floating *a, const floating *b,
-    const Py_ssize_t *places, Py_ssize_t segments, const Py_ssize_t *offsets, Py_ssize_t run,
-    Py_ssize_t b_step, const floating *start, Py_ssize_t start_pitch, const floating *bias,
-    floating *out, Py_ssize_t out_pitch,
+    Py_ssize_t rows, Py_ssize_t vectors, const floating *a, const Py_ssize_t *a_at,
+    Py_ssize_t a_row, Py_ssize_t a_step, const floating *b, const Py_ssize_t *places,
+    Py_ssize_t segments, const Py_ssize_t *b_at, const Py_ssize_t *runs, Py_ssize_t b_step,
+    const floating *start, Py_ssize_t start_pitch, const floating *bias, floating *out,
+    Py_ssize_t out_pitch,
 ) noexcept nogil:
     if floating is float:
         tile_f32(
-            rows, vectors, a, b, places, segments, offsets, run, b_step, start, start_pitch, bias,
-            out, out_pitch)
+            rows, vectors, a, a_at, a_row, a_step, b, places, segments, b_at, runs, b_step, start,
+            start_pitch, bias, out, out_pitch)
     else:
         tile_f64(
-            rows, vectors, a, b, places, segments, offsets, run, b_step, start, start_pitch, bias,
-            out, out_pitch)
+            rows, vectors, a, a_at, a_row, a_step, b, places, segments, b_at, runs, b_step, start,
+            start_pitch, bias, out, out_pitch)
 
 
 cdef inline void dot(
@@ -461,7 +502,7 @@ cdef void convolve_unit(
     cdef Py_ssize_t target_runs[MAX_PANELS]
     cdef Py_ssize_t filled[MAX_PANELS]
     cdef Py_ssize_t offsets[FASTCONV_TAPS]
-    cdef Py_ssize_t zero_offset = 0
+    cdef Py_ssize_t no_offset = 0
     cdef Py_ssize_t width = lanes_of(space)
     cdef Py_ssize_t taps = z.channels * z.kernel
     cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
@@ -495,12 +536,7 @@ cdef void convolve_unit(
     if bias != NULL:
         bias += group * z.filters
 
-    left = samples
-    for axis in range(z.rank - 1, -1, -1):
-        begin[axis] = (box % axes[axis].boxes) * axes[axis].box
-        box //= axes[axis].boxes
-        count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
-        left *= count[axis]
+    left = samples * find_box(axes, z.rank, box, begin, count)
     source.rank = 0
     target.rank = 0
     source.at = 0
@@ -590,14 +626,14 @@ cdef void convolve_unit(
                             out_pitch = out_strides[1]
                         if z.direct:
                             tile(
-                                rows, vectors, sliver, scratch, places[p], tap_count, offsets, 1,
-                                0, start, z.columns,
+                                rows, vectors, sliver, NULL, 0, 0, scratch, places[p],
+                                tap_count, offsets, NULL, 0, start, z.columns,
                                 bias + f if is_last and bias != NULL else NULL, to, out_pitch)
                         else:
                             tile(
-                                rows, vectors, sliver,
+                                rows, vectors, sliver, NULL, 0, 0,
                                 panel + (p - first_panel) * tap_count * z.columns, NULL, 1,
-                                &zero_offset, tap_count, z.columns, start, z.columns,
+                                &no_offset, &tap_count, z.columns, start, z.columns,
                                 bias + f if is_last and bias != NULL else NULL, to, out_pitch)
                         if is_last and not is_direct and not by_rows:
                             store_tile(
@@ -677,80 +713,98 @@ cdef struct GradientSizes:
     Py_ssize_t filters        # of one group
     Py_ssize_t kernel         # kernel indices that are not lanes
     Py_ssize_t merged         # indices of the last axis that are lanes with the channels; or 0
-    Py_ssize_t samples        # that are added up at a time
-    Py_ssize_t boxes          # or boxes of one sample's positions
+    Py_ssize_t samples        # of a block
+    Py_ssize_t boxes          # that the positions of a sample are cut into
     Py_ssize_t filter_parts   # of a unit
     Py_ssize_t lane_parts
     Py_ssize_t columns        # lanes of a tile, whole vectors
     Py_ssize_t hop            # cells of the last axis from one position to the next
-    Py_ssize_t cells          # of a sample
+    Py_ssize_t piece          # positions that a tile sums up
+    Py_ssize_t together       # tiles of filters, and kernel indices of each, whose sums are kept
+    Py_ssize_t indices
+    Py_ssize_t cells          # of a sample in the scratch
     Py_ssize_t image_room     # parts of the space: numbers in the scratch of x,
-    Py_ssize_t gradient_room  # and in that of dout
+    Py_ssize_t gradient_room  # and in that of dout; 0 if dout is read where it is
 
 
 cdef void fill_channels(
     const GradientSizes *z, const Axis *axes, const Py_ssize_t *firsts, const Py_ssize_t *begin,
     const Py_ssize_t *count, const floating *x, const floating *x_end, const Py_ssize_t *strides,
-    Py_ssize_t samples, Py_ssize_t channels, Py_ssize_t pitch, floating *scratch,
-    const floating *scratch_end,
+    Py_ssize_t channels, Py_ssize_t pitch, floating *scratch,
 ) noexcept nogil:
-    """Copy some channels of x into the scratch [sample][cell][channel], cells `pitch` apart."""
+    """Copy some channels of a sample into the scratch [cell][channel], cells `pitch` apart."""
     cdef Py_ssize_t last = z.rank - 1
     cdef Py_ssize_t index[MAX_AXES]
     cdef Py_ssize_t needed[MAX_AXES]
-    cdef Py_ssize_t axis, sample, at, x_at, cell, place, segment, low, high, n, i, c
+    cdef Py_ssize_t axis, at, x_at, cell, place, segment, low, high, n, i, c, first, length, rows
+    cdef Py_ssize_t row
+    cdef Py_ssize_t step = axes[last].step * strides[2 + last]
+    cdef Py_ssize_t width = lanes_of(scratch)
+    cdef floating lines[MAX_LANES * LINE]
     cdef bint inside
     cdef const floating *source
     cdef floating *to
-    for sample in range(samples):
-        for axis in range(z.rank):
-            index[axis] = 0
-            needed[axis] = axes[axis].length - axes[axis].box + count[axis]
-        needed[last] = axes[last].length - (axes[last].box - count[last]) * z.hop
-        axis = 0
+    for axis in range(z.rank):
+        index[axis] = 0
+        needed[axis] = axes[axis].length - axes[axis].box + count[axis]
+    needed[last] = axes[last].length - (axes[last].box - count[last]) * z.hop
+    axis = 0
+    while axis >= 0:
+        inside = True
+        at = 0
+        x_at = 0
+        for axis in range(last):
+            segment = index[axis] // needed[axis]
+            cell = index[axis] - segment * needed[axis]
+            at += (segment * axes[axis].length + cell) * axes[axis].pitch
+            place = firsts[axes[axis].first + segment] + (begin[axis] + cell) * axes[axis].step
+            inside = inside and 0 <= place < axes[axis].x_size
+            x_at += place * strides[2 + axis]
+        n = needed[last]
+        first = firsts[axes[last].first]
+        find_line(&axes[last], first, begin[last] * z.hop, n, &low, &high)
+        if not inside or high <= low:
+            low = n
+            high = n
+        to = scratch + at * pitch
+        place = first + (begin[last] * z.hop + low) * axes[last].step
+        source = x + x_at + place * strides[2 + last]
+        for i in range(low):
+            zero(to + i * pitch, channels)
+        to += low * pitch
+        if step == 1 and high > low:
+            transpose_rows(
+                channels, high - low, source, strides[1], x_end, to, pitch,
+                scratch + z.image_room)
+        elif strides[1] == 1:
+            for i in range(high - low):
+                copy(to + i * pitch, source + i * step, channels)
+        else:
+            i = 0
+            while i < high - low:
+                length = min(<Py_ssize_t> LINE, high - low - i)
+                c = 0
+                while c < channels:
+                    rows = min(width, channels - c)
+                    for row in range(rows):
+                        copy_spaced(
+                            lines + row * LINE, source + (c + row) * strides[1] + i * step, step,
+                            length)
+                    transpose(
+                        rows, length, <const floating *> lines, LINE,
+                        <const floating *> lines + MAX_LANES * LINE, to + i * pitch + c, pitch,
+                        <const floating *> NULL)
+                    c += width
+                i += LINE
+        for i in range(high - low, n - low):
+            zero(to + i * pitch, channels)
+        axis = last - 1
         while axis >= 0:
-            inside = True
-            at = 0
-            x_at = 0
-            for axis in range(last):
-                segment = index[axis] // needed[axis]
-                cell = index[axis] - segment * needed[axis]
-                at += (segment * axes[axis].length + cell) * axes[axis].pitch
-                place = firsts[axes[axis].first + segment] + (begin[axis] + cell) * axes[axis].step
-                inside = inside and 0 <= place < axes[axis].x_size
-                x_at += place * strides[2 + axis]
-            n = needed[last]
-            place = firsts[axes[last].first] + begin[last] * z.hop
-            low = min(n, max(<Py_ssize_t> 0, -place))
-            high = min(n, axes[last].x_size - place)
-            if not inside or high <= low:
-                low = n
-                high = n
-            to = scratch + (sample * z.cells + at) * pitch
-            source = x + sample * strides[0] + x_at + (place + low) * strides[2 + last]
-            for i in range(low):
-                zero(to + i * pitch, channels)
-            if strides[2 + last] == 1 and high > low:
-                transpose_rows(
-                    channels, high - low, source, strides[1], x_end, to + low * pitch, pitch,
-                    scratch_end)
-            elif strides[1] == 1:
-                for i in range(low, high):
-                    copy(to + i * pitch, source + (i - low) * strides[2 + last], channels)
-            else:
-                for c in range(channels):
-                    for i in range(low, high):
-                        to[i * pitch + c] = source[
-                            c * strides[1] + (i - low) * strides[2 + last]]
-            for i in range(high, n):
-                zero(to + i * pitch, channels)
-            axis = last - 1
-            while axis >= 0:
-                index[axis] += 1
-                if index[axis] < axes[axis].segments * needed[axis]:
-                    break
-                index[axis] = 0
-                axis -= 1
+            index[axis] += 1
+            if index[axis] < axes[axis].segments * needed[axis]:
+                break
+            index[axis] = 0
+            axis -= 1
 
 
 cdef void fill_filters(
@@ -780,66 +834,176 @@ cdef void fill_filters(
         positions -= run.length
 
 
+# What the sums that are kept are of.
+cdef struct Tiles:
+    Py_ssize_t block      # of filters,
+    Py_ssize_t end_block
+    Py_ssize_t index      # of the kernel's,
+    Py_ssize_t end_index
+    Py_ssize_t lane       # and lanes in use
+    Py_ssize_t lanes
+
+
 cdef void exchange_sums(
-    const GradientSizes *z, Py_ssize_t unit, floating *sums, const Py_ssize_t *places,
-    Py_ssize_t last_step, const Py_ssize_t *strides, floating *dw, bint finish,
+    const GradientSizes *z, const Tiles *t, Py_ssize_t rows, floating *sums, floating *dw,
+    const floating *dw_end, bint finish,
 ) noexcept nogil:
-    """The sums [lanes][kernel index][filter][lane] of a block of filters = dw, or the reverse."""
-    cdef Py_ssize_t lanes = z.merged * z.channels if z.merged else z.channels
-    cdef Py_ssize_t filter_blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
-    cdef Py_ssize_t lane_blocks = (lanes + z.columns - 1) // z.columns
-    cdef Py_ssize_t group = unit // filter_blocks
-    cdef Py_ssize_t f = block_begin(z.filters, filter_blocks, unit % filter_blocks)
-    cdef Py_ssize_t rows = block_begin(z.filters, filter_blocks, unit % filter_blocks + 1) - f
+    """The sums [kernel index][row][lane] of a tile = dw, or the reverse.
+
+    dw is contiguous, and may be read up to dw_end.
+    """
     cdef Py_ssize_t tile = rows * z.columns
-    cdef Py_ssize_t every = z.merged if z.merged else 1
+    cdef Py_ssize_t taps = z.kernel * max(z.merged, <Py_ssize_t> 1)  # of one channel
+    cdef Py_ssize_t indices = t.end_index - t.index
     cdef Py_ssize_t i, j, k
-    cdef floating *sum_
-    cdef floating *to
-    sums += (group * z.filters + f) * lane_blocks * z.kernel * z.columns
-    dw += (group * z.filters + f) * strides[0]
+    cdef const floating *sums_end = sums + indices * tile
+    cdef const floating *end = NULL
+    cdef floating *row
+    cdef floating *place
+    if t.lanes < z.columns and not finish:
+        zero(sums, indices * tile)  # for whole vectors
     for i in range(rows):
-        for j in range(lane_blocks * z.columns):
-            sum_ = sums + j // z.columns * z.kernel * tile + i * z.columns + j % z.columns
-            if j >= lanes:  # for whole vectors
-                for k in range(z.kernel):
-                    sum_[k * tile] = 0
-                continue
-            # merged lanes are (kernel index, channel)
-            to = dw + i * strides[0] + j % z.channels * strides[1] + j // z.channels * last_step
-            if finish:
-                for k in range(z.kernel):
-                    to[places[k * every]] = sum_[k * tile]
-            else:
-                for k in range(z.kernel):
-                    sum_[k * tile] = to[places[k * every]]
+        row = sums + i * z.columns
+        place = dw + (i * z.channels + t.lane) * taps + t.index
+        if indices == taps:
+            end = place + t.lanes * taps
+        if z.merged:  # lanes are (kernel index, channel)
+            for j in range(t.lanes):
+                place = dw + (i * z.channels + (t.lane + j) % z.channels) * taps
+                place += (t.lane + j) // z.channels + t.index * z.merged
+                for k in range(indices):
+                    if finish:
+                        place[k * z.merged] = row[k * tile + j]
+                    else:
+                        row[k * tile + j] = place[k * z.merged]
+        elif taps == 1 and finish:
+            copy(place, <const floating *> row, t.lanes)
+        elif taps == 1:
+            copy(row, <const floating *> place, t.lanes)
+        elif finish:
+            transpose_rows(
+                indices, t.lanes, <const floating *> row, tile, sums_end, place, taps, end)
+        else:
+            transpose_rows(
+                t.lanes, indices, <const floating *> place, taps, dw_end, row, tile, sums_end)
+
+
+cdef void exchange_tiles(
+    const GradientSizes *z, const Tiles *t, floating *sums, floating *dw, const floating *dw_end,
+    bint finish,
+) noexcept nogil:
+    """The sums [tile][kernel index][row][lane] = dw, or the reverse."""
+    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t taps = z.kernel * z.channels * max(z.merged, <Py_ssize_t> 1)
+    cdef Py_ssize_t b, f, rows
+    for b in range(t.block, t.end_block):
+        f = block_begin(z.filters, blocks, b)
+        rows = block_begin(z.filters, blocks, b + 1) - f
+        exchange_sums(z, t, rows, sums, dw + f * taps, dw_end, finish)
+        sums += (t.end_index - t.index) * rows * z.columns
+
+
+cdef inline Py_ssize_t piece_length(const Walk *lines, Py_ssize_t most) noexcept nogil:
+    """Positions that a tile sums up: some whole lines, or equal parts of one."""
+    cdef Py_ssize_t size = lines.size[lines.rank - 1]
+    cdef Py_ssize_t parts = (size + most - 1) // most
+    return most // size * size if parts == 1 else (size + parts - 1) // parts
+
+
+cdef void add_products(
+    const GradientSizes *z, const Axis *axes, const Py_ssize_t *kernel, const Py_ssize_t *count,
+    const Tiles *t, Py_ssize_t samples, Py_ssize_t positions, const floating *cells,
+    Py_ssize_t pitch, const floating *gradient, const Py_ssize_t *strides, const floating *packed,
+    floating *sums,
+) noexcept nogil:
+    """sums[tile][kernel index][filter][lane] += dout times x, piece by piece of the positions."""
+    cdef Walk images, gradients, lines
+    cdef Py_ssize_t x_at[LONGEST_PIECE]
+    cdef Py_ssize_t d_at[LONGEST_PIECE]
+    cdef Py_ssize_t runs[LONGEST_PIECE]
+    cdef fastconv_run run
+    cdef Py_ssize_t width = lanes_of(sums)
+    cdef Py_ssize_t vectors = (t.lanes + width - 1) // width
+    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t axis, sample, first, left, length, segments, b, f, rows, k, step, d_step
+    cdef const floating *source
+    cdef floating *to
+    images.rank = 0
+    gradients.rank = 0
+    lines.rank = 0
+    for axis in range(z.rank):
+        step = axes[axis].pitch if axis < z.rank - 1 else z.hop
+        add_axis(&lines, count[axis], step)
+        add_axes(&images, &gradients, count[axis], step, strides[2 + axis])
+    step = images.step[images.rank - 1] * pitch
+    d_step = gradients.step[gradients.rank - 1]
+    length = piece_length(&lines, z.piece)
+    for sample in range(samples):
+        images.at = sample * z.cells
+        gradients.at = sample * strides[0]
+        first = 0
+        while first < positions:
+            left = min(length, positions - first)
+            segments = 0
+            while left > 0:
+                x_at[segments] = next_run(&images, left).at * pitch
+                run = next_run(&gradients, left)
+                d_at[segments] = run.at
+                runs[segments] = run.length
+                segments += 1
+                left -= run.length
+            to = sums
+            for b in range(t.block, t.end_block):
+                f = block_begin(z.filters, blocks, b)
+                rows = block_begin(z.filters, blocks, b + 1) - f
+                source = gradient + f * strides[1]
+                if z.gradient_room:
+                    source = packed + f * samples * positions
+                    source += (sample * positions + first) * rows
+                for k in range(t.index, t.end_index):
+                    tile(
+                        rows, vectors, source, NULL if z.gradient_room else d_at, strides[1],
+                        d_step, cells + kernel[k] * pitch, NULL, segments, x_at, runs, step, to,
+                        z.columns, NULL, to, z.columns)
+                    to += rows * z.columns
+            first += length
 
 
 cdef void gradient_unit(
     const GradientSizes *z, Py_ssize_t unit, Py_ssize_t first_block, Py_ssize_t end_block,
     const floating *x, const floating *x_end, const Py_ssize_t *x_strides, const floating *dout,
-    const floating *dout_end, const Py_ssize_t *dout_strides, floating *sums, floating *space,
+    const floating *dout_end, const Py_ssize_t *dout_strides, floating *dw, const floating *dw_end,
+    floating *space,
 ) noexcept nogil:
-    """The sums of some filters and lanes of one group += those over some blocks of positions."""
+    """dw of some filters and lanes of one group += the sums over some blocks of positions.
+
+    Of each block::
+
+        x     -> scratch [block of lanes][sample][cell][lane]
+        dout  -> [tile of filters][position][filter], where that pays
+        dw    -> sums [tile][kernel index][filter][lane], of some tiles at a time -> dw
+    """
     cdef const Axis *axes = <const Axis *> (z + 1)
     cdef const Py_ssize_t *kernel = <const Py_ssize_t *> (axes + z.rank)
     cdef const Py_ssize_t *firsts = kernel + z.kernel
-    cdef floating *gradients = space + z.image_room
     cdef Py_ssize_t begin[MAX_AXES]
     cdef Py_ssize_t count[MAX_AXES]
-    cdef Py_ssize_t offsets[FASTCONV_TAPS]
     cdef Walk walk
-    cdef fastconv_run run
-    cdef Py_ssize_t width = lanes_of(space)
+    cdef Tiles t
     cdef Py_ssize_t lanes = z.merged * z.channels if z.merged else z.channels
     cdef Py_ssize_t filter_blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
     cdef Py_ssize_t lane_blocks = (lanes + z.columns - 1) // z.columns
-    cdef Py_ssize_t f_begin, f_end, l_begin, l_end, part, sample, samples, step, rest, axis, first
-    cdef Py_ssize_t positions, done, piece, segments, taken, block, f, rows, lane_block, vectors, k
+    cdef Py_ssize_t taps = z.kernel * z.channels * max(z.merged, <Py_ssize_t> 1)
     cdef Py_ssize_t pitch = z.channels if z.merged else z.columns
-    cdef Py_ssize_t first_filter, block_room, per_sample, channel, i
+    cdef Py_ssize_t f_begin, f_end, l_begin, l_end, part, step, axis, lane, sample, samples, f, rows
+    cdef Py_ssize_t i, b
+    cdef Py_ssize_t positions, first_filter, block_room
+    cdef floating *packed = space + z.image_room
+    cdef floating *sums = packed + z.gradient_room
+    cdef floating *place
     cdef const floating *image
-    cdef floating *to
+    cdef const floating *gradient
+    cdef const floating *cells
 
     part = unit % z.lane_parts
     unit //= z.lane_parts
@@ -852,86 +1016,53 @@ cdef void gradient_unit(
     first_filter = block_begin(z.filters, filter_blocks, f_begin)
     x += unit * z.channels * x_strides[1]
     dout += unit * z.filters * dout_strides[1]
-    sums += unit * z.filters * lane_blocks * z.kernel * z.columns
+    dw += unit * z.filters * taps
     for step in range(first_block, end_block):
         sample = step // z.boxes * z.samples
         samples = min(z.samples, z.batch - sample)
-        rest = step % z.boxes
-        positions = samples
-        for axis in range(z.rank - 1, -1, -1):
-            begin[axis] = (rest % axes[axis].boxes) * axes[axis].box
-            rest //= axes[axis].boxes
-            count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
-            positions *= count[axis]
-        block_room = 0 if z.merged else samples * z.cells * pitch
+        positions = find_box(axes, z.rank, step % z.boxes, begin, count)
+        block_room = samples * z.cells * pitch
         image = x + sample * x_strides[0]
-        if z.merged:
-            fill_channels(
-                z, axes, firsts, begin, count, image, x_end, x_strides, samples, z.channels, pitch,
-                space, gradients)
-        else:
-            for lane_block in range(l_begin, l_end):
-                channel = lane_block * z.columns
+        gradient = dout + sample * dout_strides[0]
+        for axis in range(z.rank):
+            gradient += begin[axis] * dout_strides[2 + axis]
+        for i in range(samples):
+            for lane in range(1 if z.merged else l_end - l_begin):
+                b = 0 if z.merged else (l_begin + lane) * z.columns
                 fill_channels(
-                    z, axes, firsts, begin, count, image + channel * x_strides[1], x_end,
-                    x_strides, samples, min(z.columns, z.channels - channel), pitch,
-                    space + (lane_block - l_begin) * block_room, gradients)
-        f = first_filter
-        for block in range(f_begin, f_end):
-            rows = block_begin(z.filters, filter_blocks, block + 1) - f
-            walk.rank = 0
-            walk.at = sample * dout_strides[0]
-            add_axis(&walk, samples, dout_strides[0])
-            for axis in range(z.rank):
-                add_axis(&walk, count[axis], dout_strides[2 + axis])
-                walk.at += begin[axis] * dout_strides[2 + axis]
-            fill_filters(
-                dout + f * dout_strides[1], dout_end, dout_strides[1], &walk, positions, rows,
-                gradients + (f - first_filter) * positions)
-            f += rows
-        per_sample = positions // samples
-        for lane_block in range(l_begin, l_end):
-            vectors = (min(z.columns, lanes - lane_block * z.columns) + width - 1) // width
-            first = (lane_block * z.columns) if z.merged else (lane_block - l_begin) * block_room
-            for i in range(samples):
+                    z, axes, firsts, begin, count, image + i * x_strides[0] + b * x_strides[1],
+                    x_end, x_strides, z.channels if z.merged else min(z.columns, z.channels - b),
+                    pitch, space + lane * block_room + i * z.cells * pitch)
+        if z.gradient_room:
+            place = packed
+            for b in range(f_begin, f_end):
+                f = block_begin(z.filters, filter_blocks, b)
+                rows = block_begin(z.filters, filter_blocks, b + 1) - f
                 walk.rank = 0
-                walk.at = i * z.cells
-                for axis in range(z.rank - 1):
-                    add_axis(&walk, count[axis], axes[axis].pitch)
-                add_axis(&walk, count[z.rank - 1], z.hop)
-                axis = walk.rank - 1
-                piece = (walk.size[axis] + FASTCONV_TAPS - 1) // FASTCONV_TAPS
-                piece = (walk.size[axis] + piece - 1) // piece
-                done = i * per_sample
-                while done < (i + 1) * per_sample:
-                    # some rows of positions, equally long
-                    segments = 0
-                    taken = 0
-                    run.length = 0
-                    while (
-                        done + taken < (i + 1) * per_sample and taken + piece <= FASTCONV_TAPS
-                    ) and (
-                        segments == 0
-                        or min(piece, walk.size[axis] - walk.index[axis]) == run.length
-                    ):
-                        run = next_run(&walk, piece)
-                        offsets[segments] = run.at * pitch
-                        segments += 1
-                        taken += run.length
-                    f = first_filter
-                    for block in range(f_begin, f_end):
-                        rows = block_begin(z.filters, filter_blocks, block + 1) - f
-                        to = sums + (f * lane_blocks + lane_block * rows) * z.kernel * z.columns
-                        for k in range(z.kernel):
-                            tile(
-                                rows, vectors,
-                                gradients + (f - first_filter) * positions + done * rows,
-                                space + first + kernel[k] * pitch, NULL, segments, offsets,
-                                run.length, walk.step[axis] * pitch, to, z.columns, NULL, to,
-                                z.columns)
-                            to += rows * z.columns
-                        f += rows
-                    done += taken
+                walk.at = f * dout_strides[1]
+                add_axis(&walk, samples, dout_strides[0])
+                for axis in range(z.rank):
+                    add_axis(&walk, count[axis], dout_strides[2 + axis])
+                fill_filters(
+                    gradient, dout_end, dout_strides[1], &walk, samples * positions, rows, place)
+                place += samples * positions * rows
+        for lane in range(l_begin, l_end):
+            cells = space + (lane * z.columns if z.merged else (lane - l_begin) * block_room)
+            t.lane = lane * z.columns
+            t.lanes = min(z.columns, lanes - t.lane)
+            t.block = f_begin
+            t.index = 0
+            while t.block < f_end:
+                t.end_block = min(t.block + z.together, f_end)
+                t.end_index = min(t.index + z.indices, z.kernel)
+                exchange_tiles(z, &t, sums, dw, dw_end, False)
+                add_products(
+                    z, axes, kernel, count, &t, samples, positions, cells, pitch, gradient,
+                    dout_strides, packed - first_filter * samples * positions, sums)
+                exchange_tiles(z, &t, sums, dw, dw_end, True)
+                t.index = t.end_index % z.kernel
+                if t.index == 0:
+                    t.block = t.end_block
 
 
 # --- the same, for groups of few filters and channels -------------------------------------------
@@ -963,9 +1094,9 @@ cdef void copy_gradients(
 cdef void gradient_dots(
     const Sizes *z, Py_ssize_t unit, Py_ssize_t first_block, Py_ssize_t end_block,
     const floating *x, const Py_ssize_t *x_strides, const floating *dout,
-    const floating *dout_end, const Py_ssize_t *dout_strides, floating *sums, floating *space,
+    const floating *dout_end, const Py_ssize_t *dout_strides, floating *dw, floating *space,
 ) noexcept nogil:
-    """The sums of some filters of one group += those over some blocks of positions.
+    """dw of some filters of one group += the sums over some blocks of positions.
 
     Neighbouring positions are the lanes: x comes from the scratch of the forward pass, dout from
     where it is, or from a copy where its rows are not contiguous.
@@ -995,21 +1126,15 @@ cdef void gradient_dots(
     filters = block_begin(z.filters, z.parts, part + 1) - first_filter
     x += unit * z.channels * x_strides[1]
     dout += (unit * z.filters + first_filter) * dout_strides[1]
-    sums += (unit * z.filters + first_filter) * taps
+    dw += (unit * z.filters + first_filter) * taps
     tap_blocks = (taps + DOT_TAPS - 1) // DOT_TAPS
     for step in range(first_block, end_block):
         sample = step // z.boxes * z.samples
         samples = min(z.samples, z.batch - sample)
-        rest = step % z.boxes
-        positions = samples
-        for axis in range(last, -1, -1):
-            begin[axis] = (rest % axes[axis].boxes) * axes[axis].box
-            rest //= axes[axis].boxes
-            count[axis] = min(axes[axis].box, axes[axis].size - begin[axis])
-            positions *= count[axis]
+        per_sample = find_box(axes, z.rank, step % z.boxes, begin, count)
+        positions = samples * per_sample
         fill_scratch(
             z, axes, firsts, begin, count, x + sample * x_strides[0], x_strides, samples, space)
-        per_sample = positions // samples
         source = dout
         d_step = dout_strides[1]
         if not in_place:
@@ -1059,26 +1184,98 @@ cdef void gradient_dots(
                         dot(
                             rows, tap_count, source + f * d_step, d_step,
                             dout_end if in_place else source + filters * positions, space, offsets,
-                            segments, d_at, x_at, length, sums + f * taps + t, taps)
+                            segments, d_at, x_at, length, dw + f * taps + t, taps)
                     f += rows
 
 
-cdef void exchange_dots(
-    const Sizes *z, Py_ssize_t unit, floating *sums, const Py_ssize_t *places,
-    const Py_ssize_t *strides, floating *dw, bint finish,
+# --- the gradient of the bias -------------------------------------------------------------------
+
+cdef inline floating add_up(floating *lanes, Py_ssize_t step) noexcept nogil:
+    """The sum of SUM_LANES numbers, by halves; they are overwritten."""
+    cdef Py_ssize_t half = SUM_LANES // 2
+    cdef Py_ssize_t i
+    while half > 0:
+        for i in range(half):
+            lanes[i * step] += lanes[(i + half) * step]
+        half //= 2
+    return lanes[0]
+
+
+cdef floating sum_filter(
+    const floating *dout, Walk *walk, Py_ssize_t positions
 ) noexcept nogil:
-    """The sums of one filter = dw, or the reverse."""
-    cdef Py_ssize_t taps = z.channels * z.kernel
-    cdef Py_ssize_t t
-    cdef floating *to
-    sums += unit * taps
-    dw += unit * strides[0]
-    for t in range(taps):
-        to = dw + t // z.kernel * strides[1] + places[t % z.kernel]
-        if finish:
-            to[0] = sums[t]
+    """The sum over some of a sample's positions, of which the i-th goes to lane i % SUM_LANES."""
+    cdef floating lanes[SUM_LANES]
+    cdef Py_ssize_t lane = 0
+    cdef Py_ssize_t step = walk.step[walk.rank - 1]
+    cdef Py_ssize_t i, some
+    cdef const floating *source
+    cdef fastconv_run run
+    zero(&lanes[0], SUM_LANES)
+    while positions > 0:
+        run = next_run(walk, positions)
+        positions -= run.length
+        source = dout + run.at
+        while run.length > 0:
+            if step == 1 and lane == 0 and run.length >= SUM_LANES:
+                some = SUM_LANES
+                for i in range(SUM_LANES):
+                    lanes[i] += source[i]
+            else:
+                some = min(run.length, SUM_LANES - lane)
+                for i in range(some):
+                    lanes[lane + i] += source[i * step]
+                lane = (lane + some) % SUM_LANES
+            source += some * step
+            run.length -= some
+    return add_up(&lanes[0], 1)
+
+
+cdef void sum_filters(
+    const floating *dout, Walk *walk, Py_ssize_t positions, Py_ssize_t filters, floating *totals
+) noexcept nogil:
+    """The same for some neighbouring filters, added to their totals."""
+    cdef floating lanes[SUM_LANES * SUM_FILTERS]
+    cdef Py_ssize_t position, f
+    cdef floating *sums
+    cdef const floating *source
+    zero(&lanes[0], SUM_LANES * SUM_FILTERS)
+    for position in range(positions):
+        source = dout + next_run(walk, 1).at
+        sums = &lanes[0] + position % SUM_LANES * SUM_FILTERS
+        for f in range(filters):
+            sums[f] += source[f]
+    for f in range(filters):
+        totals[f] += add_up(&lanes[f], SUM_FILTERS)
+
+
+cdef void sum_unit(
+    const floating *dout, const Py_ssize_t *strides, const Py_ssize_t *sizes, Py_ssize_t rank,
+    Py_ssize_t unit, Py_ssize_t first_sample, Py_ssize_t end_sample, floating *db,
+) noexcept nogil:
+    """db of SUM_FILTERS filters += the sums over some samples, one after the other."""
+    cdef Walk walk
+    cdef Py_ssize_t first = unit * SUM_FILTERS
+    cdef Py_ssize_t filters = min(<Py_ssize_t> SUM_FILTERS, sizes[1] - first)
+    cdef Py_ssize_t positions = 1
+    cdef Py_ssize_t n, f, axis, block, blocks, some
+    walk.rank = 0
+    for axis in range(2, rank):
+        positions *= sizes[axis]
+        add_axis(&walk, sizes[axis], strides[axis])
+    blocks = (positions + SUM_POSITIONS - 1) // SUM_POSITIONS
+    for n in range(first_sample, end_sample):
+        if strides[1] == 1 and walk.step[walk.rank - 1] != 1:
+            walk.at = n * strides[0] + first * strides[1]
+            for block in range(blocks):
+                some = min(<Py_ssize_t> SUM_POSITIONS, positions - block * SUM_POSITIONS)
+                sum_filters(dout, &walk, some, filters, db + first)
         else:
-            sums[t] = to[0]
+            for f in range(first, first + filters):
+                walk.at = n * strides[0] + f * strides[1]
+                for block in range(blocks):
+                    some = min(<Py_ssize_t> SUM_POSITIONS, positions - block * SUM_POSITIONS)
+                    db[f] += sum_filter(dout, &walk, some)
 
 
 # --- what Python calls --------------------------------------------------------------------------
@@ -1208,23 +1405,24 @@ def convolve_at_once(
 
 def weight_gradient(
     cnp.ndarray sizes not None, bint dots, cnp.ndarray x not None, cnp.ndarray dout not None,
-    cnp.ndarray sums not None, cnp.ndarray space not None, Py_ssize_t first_block,
+    cnp.ndarray dw not None, cnp.ndarray space not None, Py_ssize_t first_block,
     Py_ssize_t end_block, Py_ssize_t begin, Py_ssize_t end,
 ):
-    """Add to units begin .. end of the sums for dw from x (N, C, *S) and dout (N, F, *O).
+    """Add to units begin .. end of a contiguous dw (F, C/group, *K) from x and dout (N, F, *O).
 
     That is from blocks first_block .. end_block of samples and positions; blocks must come in
-    order. With `dots` the sizes are `Sizes` and sums are vectors, else `GradientSizes`.
+    order. With `dots` the sizes are `Sizes`, else `GradientSizes`.
     """
     cdef void *z = cnp.PyArray_DATA(sizes)
     cdef Py_ssize_t strides[2 * MAX_AXES]
     cdef Py_ssize_t unit
     cdef void *source = cnp.PyArray_DATA(x)
     cdef void *gradient = cnp.PyArray_DATA(dout)
-    cdef void *target = cnp.PyArray_DATA(sums)
+    cdef void *target = cnp.PyArray_DATA(dw)
     cdef void *room = aligned(space)
     cdef void *x_end = end_of(x)
     cdef void *dout_end = end_of(dout)
+    cdef void *dw_end = end_of(dw)
     cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
     set_strides(x, strides)
     set_strides(dout, strides + MAX_AXES)
@@ -1244,57 +1442,50 @@ def weight_gradient(
                 gradient_unit(
                     <const GradientSizes *> z, unit, first_block, end_block,
                     <const float *> source, <const float *> x_end, strides,
-                    <const float *> gradient, <const float *> dout_end,
-                    strides + MAX_AXES, <float *> target, <float *> room)
+                    <const float *> gradient, <const float *> dout_end, strides + MAX_AXES,
+                    <float *> target, <const float *> dw_end, <float *> room)
             else:
                 gradient_unit(
                     <const GradientSizes *> z, unit, first_block, end_block,
                     <const double *> source, <const double *> x_end, strides,
-                    <const double *> gradient, <const double *> dout_end,
-                    strides + MAX_AXES, <double *> target, <double *> room)
+                    <const double *> gradient, <const double *> dout_end, strides + MAX_AXES,
+                    <double *> target, <const double *> dw_end, <double *> room)
 
 
-def exchange_gradient(
-    cnp.ndarray sizes not None, bint dots, cnp.ndarray sums not None, cnp.ndarray places not None,
-    cnp.ndarray dw not None, bint finish, Py_ssize_t begin, Py_ssize_t end,
+def bias_gradient(
+    cnp.ndarray dout not None, cnp.ndarray db not None, Py_ssize_t first_sample,
+    Py_ssize_t end_sample, Py_ssize_t begin, Py_ssize_t end,
 ):
-    """Make parts begin .. end of the sums what dw (F, C/group, *K) holds; to finish, the reverse.
+    """Add to filters from begin to end, counted in SUM_UNITs, of a contiguous db (F,).
 
-    `places` has the offset in dw of each kernel index. A part is a filter with `dots`, else a block
-    of filters.
+    That is the sum over the positions of some samples of dout (N, F, *O), which must come in order.
     """
-    cdef void *z = cnp.PyArray_DATA(sizes)
     cdef Py_ssize_t strides[MAX_AXES]
-    cdef Py_ssize_t last_step, part
-    cdef const Py_ssize_t *offsets = <const Py_ssize_t *> cnp.PyArray_DATA(places)
-    cdef void *source = cnp.PyArray_DATA(sums)
-    cdef void *target = cnp.PyArray_DATA(dw)
-    cdef bint single = cnp.PyArray_TYPE(dw) == cnp.NPY_FLOAT32
-    set_strides(dw, strides)
-    last_step = strides[cnp.PyArray_NDIM(dw) - 1]
+    cdef Py_ssize_t sizes[MAX_AXES]
+    cdef Py_ssize_t rank = cnp.PyArray_NDIM(dout)
+    cdef Py_ssize_t axis, unit
+    cdef void *source = cnp.PyArray_DATA(dout)
+    cdef void *target = cnp.PyArray_DATA(db)
+    cdef bint single = cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT32
+    set_strides(dout, strides)
+    for axis in range(rank):
+        sizes[axis] = cnp.PyArray_DIM(dout, axis)
     with nogil:
-        for part in range(begin, end):
-            if dots and single:
-                exchange_dots(
-                    <const Sizes *> z, part, <float *> source, offsets, strides, <float *> target,
-                    finish)
-            elif dots:
-                exchange_dots(
-                    <const Sizes *> z, part, <double *> source, offsets, strides,
-                    <double *> target, finish)
-            elif single:
-                exchange_sums(
-                    <const GradientSizes *> z, part, <float *> source, offsets, last_step,
-                    strides, <float *> target, finish)
+        for unit in range(begin, end):
+            if single:
+                sum_unit(
+                    <const float *> source, strides, sizes, rank, unit, first_sample, end_sample,
+                    <float *> target)
             else:
-                exchange_sums(
-                    <const GradientSizes *> z, part, <double *> source, offsets, last_step,
-                    strides, <double *> target, finish)
+                sum_unit(
+                    <const double *> source, strides, sizes, rank, unit, first_sample, end_sample,
+                    <double *> target)
 
 
 # Of this build: rows and vectors of a tile, rows of one that is four vectors wide, taps of a panel.
 ROWS, VECTORS, NARROW_ROWS = FASTCONV_ROWS, FASTCONV_VECTORS, FASTCONV_NARROW_ROWS
 TAPS = FASTCONV_TAPS
+SUM_UNIT = SUM_FILTERS  # filters whose biases are summed up together
 ALIGNED = ALIGNMENT  # bytes; a space is longer by one less than these
 
 

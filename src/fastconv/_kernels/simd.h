@@ -42,6 +42,9 @@
 #define FASTCONV_TAPS 256
 #endif
 
+/* Steps after which a tile whose rows lie apart asks for lines of the next tile's. */
+#define FASTCONV_AHEAD 16
+
 /* Columns of the widest panel. */
 #define FASTCONV_COLUMNS 64
 
@@ -196,25 +199,31 @@ FASTCONV_APART void NAME(fill_panel)(T *panel, ptrdiff_t width, const T *from,
     }
 }
 
-/* The tile: out[i][j] = from[i][j] + bias[i] + sum over steps p of a[p][i] * b[p][j], rows x
- * (vectors * W).
+/* The tile: out[i][j] = from[i][j] + bias[i] + sum over steps p of a[i][p] * b[p][j], rows x
+ * (vectors * W). `from` and `bias` may be NULL.
  *
- * Steps are `segments` runs of `run`: b begins at offsets[segment] and goes on by b_step; a is
- * contiguous, `rows` numbers a step. Vector v of b is `places[v]` further on, v * W if that is NULL.
- * With places, a run is one step. `from` and `bias` may be NULL. */
+ * Steps are `segments` runs. Three forms, by what is not NULL:
+ *   neither   a is contiguous, `rows` numbers a step; b begins a run at b_at[segment], goes on by
+ *             b_step, and has its vectors side by side
+ *   places    a as before; a run is one step; vector v of b is at b_at[segment] + places[v]
+ *   a_at      row i of a begins a run at a_at[segment] + i * a_row, and goes on by a_step; b as in
+ *             the first form */
 #define TILE_ARGUMENTS                                                                            \
-    const T *a, const T *b, const ptrdiff_t *places, ptrdiff_t segments,                           \
-        const ptrdiff_t *offsets, ptrdiff_t run, ptrdiff_t b_step, const T *from,                  \
-        ptrdiff_t from_pitch, const T *bias, T *out, ptrdiff_t out_pitch
+    const T *a, const ptrdiff_t *a_at, ptrdiff_t a_row, ptrdiff_t a_step, const T *b,              \
+        const ptrdiff_t *places, ptrdiff_t segments, const ptrdiff_t *b_at,                        \
+        const ptrdiff_t *runs, ptrdiff_t b_step, const T *from, ptrdiff_t from_pitch,              \
+        const T *bias, T *out, ptrdiff_t out_pitch
 
-FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const int placed,
+enum NAME(form) { NAME(PACKED), NAME(PLACED), NAME(APART) };
+
+FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const int form,
                                      TILE_ARGUMENTS)
 {
     vec sum[FASTCONV_ROWS][4];
     ptrdiff_t place[4];
     FASTCONV_UNROLL
     for (int v = 0; v < vectors; v++)
-        place[v] = placed ? places[v] : v * W;
+        place[v] = form == NAME(PLACED) ? places[v] : v * W;
     if (from) { /* will be in first-level cache when the sums are made */
         FASTCONV_UNROLL
         for (int i = 0; i < rows; i++)
@@ -228,9 +237,22 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
         for (int v = 0; v < vectors; v++)
             sum[i][v] = (vec){0};
     for (ptrdiff_t segment = 0; segment < segments; segment++) {
-        const T *row = b + offsets[segment];
-        for (ptrdiff_t step = run; step > 0; step--) {
+        const T *row = b + b_at[segment];
+        const T *lines[FASTCONV_ROWS / 3]; /* by threes: addresses have one index register */
+        ptrdiff_t left = form == NAME(PLACED) ? 1 : runs[segment];
+        if (form == NAME(APART)) {
+            FASTCONV_UNROLL
+            for (int i = 0; i < rows; i += 3)
+                lines[i / 3] = a + a_at[segment] + i * a_row;
+        }
+        for (; left > 0; left--) {
             vec panel[4];
+            if (form == NAME(APART) && left % FASTCONV_AHEAD == 0) {
+                /* the same of the next rows */
+                FASTCONV_UNROLL
+                for (int i = 0; i < rows; i++)
+                    FASTCONV_PREFETCH(lines[i / 3] + (rows + i % 3) * a_row);
+            }
             FASTCONV_UNROLL
             for (int v = 0; v < vectors; v++)
                 panel[v] = NAME(load)(row + place[v]);
@@ -238,8 +260,15 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
             for (int i = 0; i < rows; i++)
                 FASTCONV_UNROLL
                 for (int v = 0; v < vectors; v++)
-                    sum[i][v] += a[i] * panel[v];
-            a += rows;
+                    sum[i][v] += (form == NAME(APART) ? lines[i / 3][i % 3 * a_row] : a[i])
+                                 * panel[v];
+            if (form == NAME(APART)) {
+                FASTCONV_UNROLL
+                for (int i = 0; i < rows; i += 3)
+                    lines[i / 3] += a_step;
+            } else {
+                a += rows;
+            }
             row += b_step;
         }
     }
@@ -259,11 +288,14 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
     static void NAME(tile_##rows##x##vectors)(TILE_ARGUMENTS)                                     \
     {                                                                                             \
         if (places)                                                                               \
-            NAME(tile_body)(rows, vectors, 1, a, b, places, segments, offsets, 1, 0, from,         \
-                            from_pitch, bias, out, out_pitch);                                    \
+            NAME(tile_body)(rows, vectors, NAME(PLACED), a, NULL, 0, 0, b, places, segments,       \
+                            b_at, NULL, 0, from, from_pitch, bias, out, out_pitch);               \
+        else if (a_at)                                                                            \
+            NAME(tile_body)(rows, vectors, NAME(APART), a, a_at, a_row, a_step, b, NULL,           \
+                            segments, b_at, runs, b_step, from, from_pitch, NULL, out, out_pitch); \
         else                                                                                      \
-            NAME(tile_body)(rows, vectors, 0, a, b, places, segments, offsets, run, b_step, from,  \
-                            from_pitch, bias, out, out_pitch);                                    \
+            NAME(tile_body)(rows, vectors, NAME(PACKED), a, NULL, 0, 0, b, NULL, segments, b_at,   \
+                            runs, b_step, from, from_pitch, bias, out, out_pitch);                 \
     }
 #define SOME_TILES(rows) TILE(rows, 1) TILE(rows, 2)
 #if FASTCONV_VECTORS == 3
@@ -299,8 +331,8 @@ static const NAME(tile_function) NAME(tiles)[FASTCONV_ROWS + 1][5] = {
 /* Call the tile of so many rows and vectors; there must be one. */
 FASTCONV_INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, TILE_ARGUMENTS)
 {
-    NAME(tiles)[rows][vectors](a, b, places, segments, offsets, run, b_step, from, from_pitch,
-                               bias, out, out_pitch);
+    NAME(tiles)[rows][vectors](a, a_at, a_row, a_step, b, places, segments, b_at, runs, b_step, from,
+                               from_pitch, bias, out, out_pitch);
 }
 
 /* The first n <= W numbers of a vector, zeros after. */

@@ -10,6 +10,7 @@ ROWS: int
 VECTORS: int
 NARROW_ROWS: int
 TAPS: int
+SUM_UNIT: int
 ALIGNED: int
 
 def lanes(itemsize: int) -> int: ...
@@ -49,20 +50,13 @@ def weight_gradient(
     dots: bool,
     x: _Array,
     dout: _Array,
-    sums: _Array,
+    dw: _Array,
     space: _Array,
     first_block: int,
     end_block: int,
     begin: int,
     end: int,
 ) -> None: ...
-def exchange_gradient(
-    sizes: _Sizes,
-    dots: bool,
-    sums: _Array,
-    places: _Sizes,
-    dw: _Array,
-    finish: bool,
-    begin: int,
-    end: int,
+def bias_gradient(
+    dout: _Array, db: _Array, first_sample: int, end_sample: int, begin: int, end: int
 ) -> None: ...
