@@ -17,13 +17,14 @@ import fastconv
 ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 
+KERNELS = ("cpu", "deform", "depthwise", "fused", "pool")
 SHIPPED = [
     "fastconv/__init__.pxd",
     "fastconv/_im2col.pxd",
     "fastconv/_im2col.pyi",
     "fastconv/_im2col.pyx",
-    *(f"fastconv/_kernels/{name}.pyx" for name in ("cpu", "deform", "fused", "pool")),
-    *(f"fastconv/_kernels/base/{name}.pyi" for name in ("cpu", "deform", "fused", "pool")),
+    *(f"fastconv/_kernels/{name}.pyx" for name in KERNELS),
+    *(f"fastconv/_kernels/base/{name}.pyi" for name in KERNELS),
     "fastconv/py.typed",
 ]
 

@@ -16,14 +16,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastconv._engines import caffe, fused
+from fastconv._engines import caffe, depthwise, fused
 from fastconv._engines.extended import Extended, check_extends
 from fastconv._geometry import Geometry
 from fastconv._validation import show
 
 Engine: TypeAlias = ModuleType | Extended
 
-ENGINES: tuple[ModuleType, ...] = (fused, caffe)
+ENGINES: tuple[ModuleType, ...] = (depthwise, fused, caffe)
 PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
@@ -39,7 +39,7 @@ def engines() -> tuple[str, ...]:
     --------
     >>> import fastconv
     >>> fastconv.engines()
-    ('fused', 'caffe')
+    ('depthwise', 'fused', 'caffe')
     """
     return tuple(engine.NAME for engine in ENGINES)
 
