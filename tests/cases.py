@@ -10,6 +10,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 
+# Engines that serve every call.
+GENERAL = ("fused", "caffe")
+
 Integers = npt.NDArray[np.int64]
 Case = dict[str, Any]
 

@@ -3,12 +3,18 @@
 import pytest
 
 from fastconv import _kernels, _pooling, _sampling
-from fastconv._engines import fused, plans
+from fastconv._engines import depthwise, fused, plans
 
 # Modules whose tests compare what convolutions compute. test_fused.py chooses builds itself;
 # test_kernels.py shows that pools and deformable samples have the same bits in all of them.
 RESULTS = {"test_convolution", "test_properties"}
-USERS = [(fused, "kernel"), (plans, "kernel"), (_pooling, "pool"), (_sampling, "deform")]
+USERS = [
+    (depthwise, "kernel", "depthwise"),
+    (fused, "kernel", "fused"),
+    (plans, "kernel", "fused"),
+    (_pooling, "pool", "pool"),
+    (_sampling, "deform", "deform"),
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -20,10 +26,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def every_build(request):
     """Each build in turn, in place of the one that was chosen at import."""
-    remembered = [value for value in vars(fused).values() if hasattr(value, "cache_clear")]
+    remembered = [
+        value
+        for engine in (depthwise, fused)
+        for value in vars(engine).values()
+        if hasattr(value, "cache_clear")
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in USERS:
-            kernel = "fused" if name == "kernel" else name
+        for module, name, kernel in USERS:
             patch.setattr(module, name, _kernels.load(kernel, request.param))
         for function in remembered:
             function.cache_clear()

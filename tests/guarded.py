@@ -16,14 +16,17 @@ import mmap
 import os
 import random
 import sys
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+from cases import GENERAL
 
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
-from fastconv._engines import fused, plans
-from fastconv._geometry import window_geometry
+from fastconv._engines import depthwise, fused, plans
+from fastconv._geometry import conv_geometry, window_geometry
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -124,7 +127,7 @@ def check_convolution(end: str, dtype: type) -> int:
                 memory.array(np.zeros_like(array), end)
                 for memory, array in zip(POOL[5:], (x, w, b), strict=True)
             )
-            engine = fastconv.engines()[cases // 2 % 2]
+            engine = GENERAL[cases // 2 % 2]
             _, cache = fastconv.conv_forward(x, w, b, out=out, engine=engine, **params)
             np.testing.assert_array_equal(out, expected)
             fastconv.conv_backward(dout, cache, dx=dx, dw=dw, db=db)
@@ -154,7 +157,7 @@ def check_deconvolution(end: str, dtype: type) -> int:
             memory.array(np.zeros_like(array), end)
             for memory, array in zip(POOL[5:], (x, w, b), strict=True)
         )
-        engine = fastconv.engines()[cases % 2]
+        engine = GENERAL[cases % 2]
         _, cache = fastconv.deconv_forward(x, w, b, out=out, engine=engine, **params)
         np.testing.assert_array_equal(out, expected)
         fastconv.deconv_backward(dout, cache, dx=dx, dw=dw, db=db)
@@ -189,11 +192,8 @@ ORDERS = [
 ]
 
 
-def check_fused(end: str, dtype: type) -> int:
-    """Every build of the engine `fused`, its own scratch guarded as well, in several layouts.
-
-    Half of the cases are cut into small units.
-    """
+def guard_scratch(engine: ModuleType, end: str) -> None:
+    """Have an engine's own scratch guarded as well, and no plans remembered."""
 
     def allocate(
         _: str, shape: tuple[int, ...], dtype: np.dtype, *, zero: bool = False
@@ -201,10 +201,18 @@ def check_fused(end: str, dtype: type) -> int:
         memory = Guarded(1 + math.prod(shape) * dtype.itemsize // PAGE)
         return memory.array(np.full(shape, 0 if zero else np.nan, dtype), end)
 
-    fused.allocate = allocate
-    fused.THREAD_WORK = 0
-    for name, function in list(vars(fused).items()):  # remember no plans
-        setattr(fused, name, getattr(function, "__wrapped__", function))
+    engine.allocate = allocate
+    engine.THREAD_WORK = 0
+    for name, function in list(vars(engine).items()):
+        setattr(engine, name, getattr(function, "__wrapped__", function))
+
+
+def check_fused(end: str, dtype: type) -> int:
+    """Every build of the engine `fused`, its own scratch guarded as well, in several layouts.
+
+    Half of the cases are cut into small units.
+    """
+    guard_scratch(fused, end)
     rng, choose = np.random.default_rng(0), random.Random(0)
     cases = 0
     for size, kernel, stride, pad, dilation, channels, filters in fused_cases():
@@ -218,24 +226,61 @@ def check_fused(end: str, dtype: type) -> int:
         params = {"stride": stride, "pad": pad, "dilation": dilation, "group": group}
         x = rng.integers(-3, 4, (2, group * channels, *size)).astype(dtype)
         w = rng.integers(-3, 4, (group * filters, channels, *kernel)).astype(dtype)
-        b = rng.integers(-3, 4, group * filters).astype(dtype)
-        expected = reference.conv_forward_shifted(x, w, b, **params)
-        dout = rng.integers(-3, 4, expected.shape).astype(dtype)
-        gradients = reference.conv_backward_shifted(dout, x, w, **params)
-        for turn, turn_back, turn_w, turn_w_back in ORDERS:
-            arrays = (turn(x), turn_w(w), b, turn(dout))
-            targets = (turn(expected * 0), turn(x * 0), turn_w(w * 0), b * 0)
-            *given, out, dx, dw, db = guarded(end, *arrays, *targets)
-            x_view, dout_view, out, dx = map(turn_back, (given[0], given[3], out, dx))
-            w_view, dw = map(turn_w_back, (given[1], dw))
-            _, cache = fastconv.conv_forward(
-                x_view, w_view, given[2], out=out, engine="fused", workers=2, **params
-            )
-            fastconv.conv_backward(dout_view, cache, dx=dx, dw=dw, db=db)
-            np.testing.assert_array_equal(out, expected)
-            for got, wanted in zip((dx, dw, db), gradients, strict=True):
-                np.testing.assert_array_equal(got, wanted)
-            cases += 1
+        cases += check_in_all_orders(end, "fused", x, w, rng, params)
+    return cases
+
+
+def check_in_all_orders(
+    end: str,
+    engine: str,
+    x: np.ndarray,
+    w: np.ndarray,
+    rng: np.random.Generator,
+    params: dict[str, Any],
+) -> int:
+    """Both passes of a convolution, with arrays that lie in memory in each of ORDERS."""
+    b = rng.integers(-3, 4, len(w)).astype(w.dtype)
+    expected = reference.conv_forward_shifted(x, w, b, **params)
+    dout = rng.integers(-3, 4, expected.shape).astype(w.dtype)
+    gradients = reference.conv_backward_shifted(dout, x, w, **params)
+    for turn, turn_back, turn_w, turn_w_back in ORDERS:
+        arrays = (turn(x), turn_w(w), b, turn(dout))
+        targets = (turn(expected * 0), turn(x * 0), turn_w(w * 0), b * 0)
+        *given, out, dx, dw, db = guarded(end, *arrays, *targets)
+        x_view, dout_view, out, dx = map(turn_back, (given[0], given[3], out, dx))
+        w_view, dw = map(turn_w_back, (given[1], dw))
+        _, cache = fastconv.conv_forward(
+            x_view, w_view, given[2], out=out, engine=engine, workers=2, **params
+        )
+        fastconv.conv_backward(dout_view, cache, dx=dx, dw=dw, db=db)
+        np.testing.assert_array_equal(out, expected)
+        for got, wanted in zip((dx, dw, db), gradients, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    return len(ORDERS)
+
+
+def check_depthwise(end: str, dtype: type) -> int:
+    """Every build of the engine `depthwise`, as above."""
+    guard_scratch(depthwise, end)
+    rng, choose = np.random.default_rng(0), random.Random(0)
+    every = 4 if "FASTCONV_SANITIZE" in os.environ else 2
+    wide = [((5, width), (3, 3), (1, step), (1, 1), (1, 1))
+            for width in range(1, 71) for step in (1, 2)]  # fmt: skip
+    cases = 0
+    for size, kernel, stride, pad, dilation in (
+        *itertools.islice(window_cases(), 0, None, every), *wide
+    ):  # fmt: skip
+        params = {"stride": stride, "pad": pad, "dilation": dilation}
+        geometry = conv_geometry((1, 1, *size), (1, 1, *kernel), group=1, **params)
+        if depthwise.unsupported_reason(geometry, np.dtype(dtype)):
+            continue
+        depthwise.kernel = _kernels.load("depthwise", choose.choice(_kernels.RUNNABLE))
+        depthwise.BOX_CELLS, depthwise.UNIT_CELLS = choose.choice(((2**16, 2**15), (2**7, 2**6)))
+        channels, multiplier = choose.choice((1, 2, 5, 17)), choose.choice((1, 1, 2))
+        params["group"] = channels
+        x = rng.integers(-3, 4, (2, channels, *size)).astype(dtype)
+        w = rng.integers(-3, 4, (channels * multiplier, 1, *kernel)).astype(dtype)
+        cases += check_in_all_orders(end, "depthwise", x, w, rng, params)
     return cases
 
 
@@ -345,6 +390,7 @@ def main(what: str) -> None:
                     check_pools,
                     check_deformable,
                     check_fused,
+                    check_depthwise,
                 )
                 for end in ("front", "back")
                 for dtype in (np.float32, np.float64)

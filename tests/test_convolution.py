@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from cases import CONV_CASES, DECONV_CASES, integer_array, parameters, to_khwc, to_nhwc
+from cases import CONV_CASES, DECONV_CASES, GENERAL, integer_array, parameters, to_khwc, to_nhwc
 from scipy import signal
 
 import fastconv
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.sanitize
 DTYPES = [np.float32, np.float64]
 
 both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
-every_engine = pytest.mark.parametrize("engine", fastconv.engines())
+every_engine = pytest.mark.parametrize("engine", GENERAL)
 
 
 def as_types(dtype, *arrays):

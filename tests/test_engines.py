@@ -26,8 +26,8 @@ class Refusing:
 
 def test_auto_takes_the_first_that_serves(monkeypatch):
     monkeypatch.setattr("fastconv._engines.ENGINES", (Refusing, *ENGINES))
-    assert fastconv.engines() == ("refusing", "fused", "caffe")
-    assert select_engine("auto", GEOMETRY, DTYPE).NAME == "fused"
+    assert fastconv.engines() == ("refusing", "depthwise", "fused", "caffe")
+    assert select_engine("auto", GEOMETRY, DTYPE).NAME == "depthwise"
 
 
 def test_a_forced_engine_that_cannot_serve_gives_its_reason(monkeypatch):
@@ -37,7 +37,9 @@ def test_a_forced_engine_that_cannot_serve_gives_its_reason(monkeypatch):
 
 
 def test_an_unknown_engine_is_told_the_names():
-    with pytest.raises(ValueError, match=r"'auto' or one of \('fused', 'caffe'\), got 'quick'"):
+    with pytest.raises(
+        ValueError, match=r"'auto' or one of \('depthwise', 'fused', 'caffe'\), got 'quick'"
+    ):
         fastconv.conv(np.ones((1, 1, 3)), np.ones((1, 1, 2)), engine="quick")
 
 

@@ -23,6 +23,7 @@ from arrays import (
     refuses,
     root,
 )
+from cases import GENERAL
 from numpy.lib.stride_tricks import as_strided
 
 import fastconv
@@ -32,7 +33,7 @@ from fastconv._memory import overlaps_itself
 DTYPES = {"f32": np.float32, "f64": np.float64}
 both_types = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
-every_engine = pytest.mark.parametrize("engine", fastconv.engines())
+every_engine = pytest.mark.parametrize("engine", GENERAL)
 
 
 def each(side, chosen=OPERATIONS):

@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from arrays import assert_same_bits, refuses
+from cases import GENERAL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -350,7 +351,7 @@ def test_extents_are_compared_before_they_are_divided():
         refused(ValueError, match, lambda d=dilation: conv(dilation=d), exact=False)
 
 
-@pytest.mark.parametrize("engine", fastconv.engines())
+@pytest.mark.parametrize("engine", GENERAL)
 def test_the_largest_parameters_are_right(engine):
     """Windows whose outer taps lie 2**48 cells away, in zeros."""
     x = filled((2, 3, 6))

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from arrays import COLS, KERNEL, ODD, OPERATIONS, WINDOW, WRITABLE, X, assert_same_bits
+from cases import GENERAL
 from failing_memory import FailingMemory
 
 import fastconv
@@ -23,7 +24,7 @@ from fastconv._engines import caffe as caffe_engine
 from fastconv._engines import fused, plans
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork are POSIX")
-every_engine = pytest.mark.parametrize("engine", fastconv.engines())
+every_engine = pytest.mark.parametrize("engine", GENERAL)
 
 
 def child(*arguments, **options):
@@ -66,7 +67,7 @@ def test_many_threads_at_once_give_the_same_bits():
         return out, *fastconv.conv_backward(out, cache)[:2]
 
     given = {name: operation.random(np.float64) for name, operation in OPERATIONS.items()}
-    work = [lambda engine=engine: large(engine) for engine in fastconv.engines()] + [
+    work = [lambda engine=engine: large(engine) for engine in GENERAL] + [
         lambda name=name: OPERATIONS[name].run(given[name], {}) for name in OPERATIONS
     ]
     wanted = [[array.copy() for array in call()] for call in work]
@@ -209,12 +210,14 @@ BY_ENGINE = [
     "many_samples", "one_large_sample", "one_filter", "deconv", "backward_w",
     "backward_w_of_one_large_sample", "backward_w_depthwise", "backward_x_depthwise",
 ]  # fmt: skip
+DEPTHWISE = ["deconv", "backward_w_depthwise", "backward_x_depthwise"]
 OTHERS = [
     "im2col_of_one_sample", "col2im", "step", "layer", "max_pool", "avg_pool_backward", "deformed",
 ]  # fmt: skip
 LONG_CALLS = [
-    *((name, engine, 1) for name in BY_ENGINE for engine in fastconv.engines()),
+    *((name, engine, 1) for name in BY_ENGINE for engine in GENERAL),
     *((name, "fused", 2) for name in BY_ENGINE),
+    *((name, "depthwise", workers) for name in DEPTHWISE for workers in (1, 2)),
     *((name, "auto", 1) for name in OTHERS),
 ]
 

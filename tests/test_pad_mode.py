@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from arrays import assert_same_bits, refuses
-from cases import CONV_CASES, integer_array, parameters, to_khwc, to_nhwc
+from cases import CONV_CASES, GENERAL, integer_array, parameters, to_khwc, to_nhwc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ def arrays_of(case, rng, dtype):
     return x.astype(dtype), w.astype(dtype), integer_array(rng, w.shape[:1]).astype(dtype)
 
 
-@pytest.mark.parametrize("engine", fastconv.engines())
+@pytest.mark.parametrize("engine", GENERAL)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
@@ -131,7 +131,7 @@ def test_worked_examples():
         )
 
 
-@pytest.mark.parametrize("engine", fastconv.engines())
+@pytest.mark.parametrize("engine", GENERAL)
 @pytest.mark.parametrize("mode", MODES)
 def test_same_and_layout_and_batch(mode, engine):
     rng = np.random.default_rng(0)

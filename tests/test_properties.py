@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import conv_cases, integer_array, parameters
+from cases import GENERAL, conv_cases, integer_array, parameters
 from hypothesis import given, settings
 from numpy.testing import assert_array_equal
 
@@ -19,7 +19,7 @@ def floats(case, seed=0):
     return tuple(integer_array(rng, shape).astype(np.float64) for shape in shapes)
 
 
-@pytest.mark.parametrize("engine", fastconv.engines())
+@pytest.mark.parametrize("engine", GENERAL)
 @properties
 @given(case=conv_cases())
 def test_both_passes_equal_the_loops(engine, case):

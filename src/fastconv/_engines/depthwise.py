@@ -31,9 +31,11 @@ AXES = 3
 # Plans to remember: 1 kB each, and what of a kernel is written down in them.
 PLANS = 256
 # What the kernels are made for. Beyond, the engine `fused` is as fast or faster.
-LARGEST_STRIDE = 8
+LARGEST_STRIDE = 4
+LARGEST_MULTIPLIER = 4
+# Terms of a result, which one register adds up: more would break the bound of its rounding.
+LARGEST_SUM = 2**8
 LARGEST_EXTENT = 2**12
-LARGEST_MULTIPLIER = 8
 # Heights of a filter that tiles are compiled for, with stride 1; with 2, from 3 on.
 HEIGHTS = (2, 3, 4, 5, 6, 7, 11)
 # Cells of the scratch of a plane: in second-level cache where an image is large.
@@ -62,6 +64,8 @@ def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
         return f"stride must be at most {LARGEST_STRIDE}, got {g.stride}"
     if g.filters > LARGEST_MULTIPLIER * g.channels:
         return f"at most {LARGEST_MULTIPLIER} filters a channel, got {g.filters // g.channels}"
+    if (terms := g.filters // g.channels * math.prod(g.kernel_size)) > LARGEST_SUM:
+        return f"a channel must have at most {LARGEST_SUM} weights, got {terms}"
     extents = [d * (k - 1) + 1 for d, k in zip(g.dilation, g.kernel_size, strict=True)]
     if math.prod(extents) > LARGEST_EXTENT:
         return f"a kernel must cover at most {LARGEST_EXTENT} cells, got an extent of {extents}"
@@ -269,7 +273,7 @@ def _sides(g: Geometry, transposed: bool) -> list[Side]:
 
 
 def _tables(
-    g: Geometry, sides: Sequence[Side], box: Sequence[int], sources: int
+    g: Geometry, sides: Sequence[Side], box: Sequence[int], sources: int, lanes: int
 ) -> tuple[list[int], list[int]]:
     """How an image lies in the scratch, `Frame`, and what stands after the sizes.
 
@@ -277,6 +281,8 @@ def _tables(
     the first cells of the segments. Places are counted from there on.
     """
     segments = sides[2].segments(box[2])
+    needed = segments.length - box[2] + 1
+    segments = segments._replace(length=_whole(segments.length, lanes))  # whole vectors
     pitch = segments.length * len(segments.firsts)
     rows = sides[1].needed(box[1])
     plane = sides[0].needed(box[0]) * rows * pitch
@@ -310,7 +316,7 @@ def _tables(
         *first[:2],
         sides[0].needed(1),
         sides[1].needed(1),
-        segments.length - box[2] + 1,
+        needed,
         rows,
         len(segments.firsts),
         segments.length,
@@ -357,7 +363,7 @@ def _plan(g: Geometry, transposed: bool, itemsize: int, workers: int, by_channel
     layer = _Layer.of(g, itemsize, by_channels, transposed=transposed)
     limit = min(BOX_CELLS, SCRATCH_BYTES // itemsize // layer.together) // layer.sources
     box = layer.box(limit)
-    frame, table = _tables(g, layer.sides, box, layer.sources)
+    frame, table = _tables(g, layer.sides, box, layer.sources, layer.lanes)
     boxes, plane = layer.boxes(box), frame[-2]
     block = layer.together
     if boxes == 1:  # small planes make one unit
@@ -386,7 +392,7 @@ def _gradient_plan(g: Geometry, itemsize: int, workers: int, by_channels: bool) 
     """
     layer = _Layer.of(g, itemsize, by_channels, transposed=False)
     box = layer.box(BOX_CELLS // 2)
-    frame, table = _tables(g, layer.sides, box, 1)
+    frame, table = _tables(g, layer.sides, box, 1, layer.lanes)
     turns = math.prod(box)
     other = [
         *(side.size for side in layer.sides), 1, 1, 1, 0, 0, 1, 1, 1,
@@ -447,9 +453,9 @@ class _Layer(NamedTuple):
         box = [side.turns for side in self.sides]
         rows = kernel.ROWS
         for axis, least in ((0, 1), (1, rows), (2, 16 * self.lanes), (1, 1), (2, self.lanes)):
-            others = math.prod(
-                self.sides[other].needed(box[other]) for other in range(AXES) if other != axis
-            )
+            cells = [side.needed(b) for side, b in zip(self.sides, box, strict=True)]
+            cells[2] = _whole(cells[2], self.lanes)
+            others = math.prod(cells[:axis] + cells[axis + 1 :])
             side = self.sides[axis]
             fitting = 1 + (limit // others - side.needed(1)) // side.step
             if fitting < box[axis]:
@@ -465,7 +471,7 @@ class _Layer(NamedTuple):
     ) -> Array:
         """What the kernel is told: `Sizes` there."""
         shapes = math.prod(len(side.taps) for side in self.sides)
-        at = 16 + 6 * AXES + 2 * len(frame)
+        at = 17 + 6 * AXES + 2 * len(frame)
         shapes_end = 6 * shapes
         columns = sum(table[3:shapes_end:6])
         places = sum(table[k] * table[k + 3] for k in range(0, shapes_end, 6))
@@ -487,6 +493,7 @@ class _Layer(NamedTuple):
             places,
             at + shapes_end + columns,
             at,
+            min(0, self.sides[2].cells[0]) % self.lanes if self.sides[2].step == 1 else 0,
             self._room(self.sources * frame[-2]),
             self._room(other[-2]),
             self.together * places,
@@ -496,19 +503,19 @@ class _Layer(NamedTuple):
         return np.array([*sizes, *frame, *other, *table], np.intp)
 
     def _room(self, cells: int) -> int:
-        """Numbers for the planes of a unit, with a vector more."""
-        return _whole_lines(self.together * cells + self.lanes)
+        """Numbers for the planes of a unit, with a vector more on both sides."""
+        return _whole(self.together * cells + 2 * self.lanes, kernel.ALIGNED)
 
     def finish(self, plan: Plan) -> Plan:
         """Add the room that every unit needs to what it needs besides."""
-        image, other, weights = (int(number) for number in plan.sizes[13:16])
+        image, other, weights = (int(number) for number in plan.sizes[14:17])
         room = image + other + weights + plan.room
         return plan._replace(room=room + kernel.ALIGNED // self.itemsize)
 
 
-def _whole_lines(numbers: int) -> int:
-    """So many numbers or a few more, so that what follows begins a line of the cache."""
-    return -(-numbers // kernel.ALIGNED) * kernel.ALIGNED
+def _whole(numbers: int, by: int) -> int:
+    """So many numbers or a few more, a multiple of `by`."""
+    return -(-numbers // by) * by
 
 
 def _is_high(taps: Sequence[tuple[int, int]], step: int) -> bool:

@@ -30,6 +30,17 @@
 #define DEPTHWISE_UNROLL
 #endif
 
+/* Have a number stay in its register: gcc else loads it anew for every use, since an addition takes
+ * its operand from memory at no cost of its own; but few vectors here are aligned, and to load one
+ * from two lines of the cache takes as long as two multiply-adds. */
+#if defined(__GNUC__) && defined(__x86_64__)
+#define DEPTHWISE_KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define DEPTHWISE_KEEP(v) __asm__("" : "+w"(v))
+#else
+#define DEPTHWISE_KEEP(v)
+#endif
+
 /* The heights and steps from a row of results to the next that tiles are compiled for. */
 #define DEPTHWISE_SHAPES(ONE)                                                                     \
     ONE(1, 1) ONE(2, 1) ONE(3, 1) ONE(4, 1) ONE(5, 1) ONE(6, 1) ONE(7, 1) ONE(11, 1)               \
@@ -163,18 +174,22 @@ FASTCONV_INLINE void NAME(store_first)(T *to, vec v, ptrdiff_t n, const T *limit
     }
 }
 
-/* The first n <= 2 W of the numbers of two vectors in turn. */
-static void NAME(merge)(T *to, const T *even, const T *odd, ptrdiff_t n)
+/* Rows of the first n <= 2 W of the numbers of two vectors in turn. */
+static void NAME(merge_rows)(T *to, ptrdiff_t step, const T *even, const T *odd, ptrdiff_t rows,
+                             ptrdiff_t n)
 {
+    for (; rows > 0; rows--, to += step, even += W, odd += W) {
 #if FASTCONV_BYTES
-    vec a = NAME(load)(even), b = NAME(load)(odd);
-    NAME(store_first)(to, NAME(interleave)(a, b, 0), n < W ? n : W, to + n);
-    if (n > W)
-        NAME(store_first)(to + W, NAME(interleave)(a, b, 1), n - W, to + n);
+        vec a = NAME(load)(even), b = NAME(load)(odd);
+        NAME(store_first)(to, NAME(interleave)(a, b, 0), n < W ? n : W, to + n);
+        if (n > W)
+            NAME(store_first)(to + W, NAME(interleave)(a, b, 1), n - W, to + n);
 #else
-    for (ptrdiff_t i = 0; i < n; i++)
-        to[i] = i % 2 ? *odd : *even;
+        to[0] = *even;
+        if (n > 1)
+            to[1] = *odd;
 #endif
+    }
 }
 
 /* --- results ----------------------------------------------------------------------------------- */
@@ -200,6 +215,7 @@ FASTCONV_INLINE void NAME(slide_body)(const int rows, const int height, const in
         DEPTHWISE_UNROLL
         for (int i = 0; i < (rows - 1) * step + height; i++) {
             vec row = NAME(load)(line + i * pitch);
+            DEPTHWISE_KEEP(row);
             DEPTHWISE_UNROLL
             for (int r = 0; r < rows; r++)
                 if (i >= r * step && i < r * step + height)
@@ -226,13 +242,16 @@ FASTCONV_INLINE void NAME(sum_rows)(const int rows, const int columns, const int
 {
     vec gradient[DEPTHWISE_SUM_ROWS];
     DEPTHWISE_UNROLL
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
         gradient[r] = NAME(load)(d + r * d_pitch);
+        DEPTHWISE_KEEP(gradient[r]);
+    }
     DEPTHWISE_UNROLL
     for (int j = 0; j < columns; j++)
         DEPTHWISE_UNROLL
         for (int i = 0; i < (rows - 1) * step + height; i++) {
             vec row = NAME(load)(x + offsets[j] + i * pitch);
+            DEPTHWISE_KEEP(row);
             DEPTHWISE_UNROLL
             for (int r = 0; r < rows; r++)
                 if (i >= r * step && i < r * step + height)

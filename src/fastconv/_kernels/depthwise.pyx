@@ -39,8 +39,10 @@ cdef extern from "depthwise.h" nogil:
     void split_rows_f64(
         double *, double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
         const double *)
-    void merge_f32(float *, const float *, const float *, Py_ssize_t)
-    void merge_f64(double *, const double *, const double *, Py_ssize_t)
+    void merge_rows_f32(
+        float *, Py_ssize_t, const float *, const float *, Py_ssize_t, Py_ssize_t)
+    void merge_rows_f64(
+        double *, Py_ssize_t, const double *, const double *, Py_ssize_t, Py_ssize_t)
     void slide_f32(
         Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t,
         const Py_ssize_t *, const float *, float *, Py_ssize_t, Py_ssize_t, const float *)
@@ -64,7 +66,7 @@ cdef extern from "depthwise.h" nogil:
 
 cdef enum:
     AXES = 3
-    MAX_PHASES = 8
+    MAX_PHASES = 4     # the largest stride
     SUM_STRETCH = 64  # rows whose products one register adds up, to bound the rounding
     PENDING = 128     # vectors that wait for their lanes to be added up
     ALIGNMENT = 64    # bytes
@@ -110,6 +112,7 @@ cdef struct Sizes:
     Py_ssize_t places         # of the weights of all columns: how many,
     Py_ssize_t places_at      # and where these stand
     Py_ssize_t shapes_at      # the Shape of each phase
+    Py_ssize_t shift          # of the scratch, so that vectors of its rows lie well
     Py_ssize_t image_room     # parts of the space: numbers in the scratch,
     Py_ssize_t other_room     # in that of dout for a gradient of weights,
     Py_ssize_t weights_room   # and in the weights
@@ -129,6 +132,16 @@ cdef struct Shape:
 cdef struct Box:
     Py_ssize_t begin[AXES]
     Py_ssize_t count[AXES]
+
+# Where the cells lie that a box needs of an image, found once a unit, for it takes as long as a
+# small plane.
+cdef struct Cells:
+    Py_ssize_t place[AXES]    # of the image, the first one; in axis 2 for a segment that begins at 0
+    Py_ssize_t needed[AXES]
+    Py_ssize_t low[2]         # which of those needed the image has: low .. high
+    Py_ssize_t high[2]
+    Py_ssize_t left           # and those of the first segment of axis 2
+    Py_ssize_t right
 
 
 # --- both types -----------------------------------------------------------------------------------
@@ -160,13 +173,14 @@ cdef inline void split_rows(
         split_rows_f64(even, odd, pitch, source, step, rows, n, end)
 
 
-cdef inline void merge(
-    floating *to, const floating *even, const floating *odd, Py_ssize_t n
+cdef inline void merge_rows(
+    floating *to, Py_ssize_t step, const floating *even, const floating *odd, Py_ssize_t rows,
+    Py_ssize_t n,
 ) noexcept nogil:
     if floating is float:
-        merge_f32(to, even, odd, n)
+        merge_rows_f32(to, step, even, odd, rows, n)
     else:
-        merge_f64(to, even, odd, n)
+        merge_rows_f64(to, step, even, odd, rows, n)
 
 
 cdef inline void slide(
@@ -220,109 +234,137 @@ cdef inline void zero(floating *to, Py_ssize_t n) noexcept nogil:
 
 # --- the scratch ----------------------------------------------------------------------------------
 
+cdef inline Py_ssize_t rounded_up(Py_ssize_t number, Py_ssize_t by) noexcept nogil:
+    """The quotient; a division takes as long as some rows of a small plane."""
+    return number if by == 1 else (number + by - 1) // by
+
+
 cdef inline void find_inside(
     Py_ssize_t first, Py_ssize_t step, Py_ssize_t size, Py_ssize_t n, Py_ssize_t *low,
     Py_ssize_t *high,
 ) noexcept nogil:
     """Which of the cells first + i * step, i < n, the image has: low .. high."""
-    low[0] = 0 if first >= 0 else min(n, (-first + step - 1) // step)
+    low[0] = 0 if first >= 0 else min(n, rounded_up(-first, step))
     high[0] = low[0]
     if first < size:
-        high[0] = max(low[0], min(n, (size - first + step - 1) // step))
+        high[0] = max(low[0], min(n, rounded_up(size - first, step)))
+
+
+cdef Cells find_cells(const Frame *f, const Py_ssize_t *firsts, const Box *box) noexcept nogil:
+    """What of an image a box needs."""
+    cdef Cells c
+    cdef Py_ssize_t axis
+    for axis in range(AXES):
+        c.place[axis] = box.begin[axis] * f.step[axis]
+    for axis in range(2):
+        c.place[axis] += f.first[axis]
+        c.needed[axis] = (box.count[axis] - 1) * f.step[axis] + f.needed[axis]
+        find_inside(c.place[axis], 1, f.size[axis], c.needed[axis], &c.low[axis], &c.high[axis])
+    c.needed[2] = f.needed[2] + box.count[2] - 1
+    find_segment(f, firsts, &c, 0, &c.left, &c.right)
+    return c
+
+
+cdef inline void find_segment(
+    const Frame *f, const Py_ssize_t *firsts, const Cells *c, Py_ssize_t segment,
+    Py_ssize_t *left, Py_ssize_t *right,
+) noexcept nogil:
+    """Which of the cells needed of a segment the image has: left .. right."""
+    find_inside(firsts[segment] + c.place[2], f.step[2], f.size[2], c.needed[2], left, right)
 
 
 cdef void clear_around(
-    const Frame *f, const Py_ssize_t *firsts, const Box *box, const Py_ssize_t *low,
-    const Py_ssize_t *high, const Py_ssize_t *needed, floating *plane,
+    const Frame *f, const Py_ssize_t *firsts, const Cells *c, floating *plane
 ) noexcept nogil:
     """Zero the cells of a plane of the scratch that the image does not have."""
     cdef Py_ssize_t i, j, segment, left, right
     cdef floating *row
-    for i in range(needed[0]):
-        for j in range(needed[1]):
-            row = plane + (i * f.rows + j) * f.pitch
-            if not (low[0] <= i < high[0] and low[1] <= j < high[1]):
-                zero(row, f.pitch)
-                continue
-            for segment in range(f.segments):
-                find_inside(
-                    firsts[segment] + box.begin[2] * f.step[2], f.step[2], f.size[2], f.length,
-                    &left, &right)
-                zero(row + segment * f.length, left)
-                zero(row + segment * f.length + right, f.length - right)
+    for i in range(c.needed[0]):
+        row = plane + i * f.rows * f.pitch
+        if not c.low[0] <= i < c.high[0]:
+            zero(row, c.needed[1] * f.pitch)
+            continue
+        zero(row, c.low[1] * f.pitch)
+        zero(row + c.high[1] * f.pitch, (c.needed[1] - c.high[1]) * f.pitch)
+        for segment in range(f.segments):
+            find_segment(f, firsts, c, segment, &left, &right)
+            row = plane + (i * f.rows + c.low[1]) * f.pitch + segment * f.length
+            for j in range(c.low[1], c.high[1]):
+                zero(row, left)
+                zero(row + right, f.length - right)
+                row += f.pitch
 
 
-cdef inline void fill_spaced(
-    const Frame *f, const Py_ssize_t *firsts, const Box *box, const floating *source,
-    Py_ssize_t source_step, Py_ssize_t column_step, Py_ssize_t rows, Py_ssize_t n, floating *to,
+cdef void fill_spaced(
+    const Frame *f, const Py_ssize_t *firsts, const Cells *c, const floating *source,
+    const Py_ssize_t *strides, floating *to,
 ) noexcept nogil:
     """Rows of the scratch from an image whose rows have any strides."""
-    cdef Py_ssize_t row, segment, place, low, high, i
-    cdef Py_ssize_t step = f.step[2] * column_step
+    cdef Py_ssize_t row, segment, left, right, i
+    cdef Py_ssize_t step = f.step[2] * strides[4]
     cdef const floating *cells
     for segment in range(f.segments):
-        place = firsts[segment] + box.begin[2] * f.step[2]
-        find_inside(place, f.step[2], f.size[2], n, &low, &high)
-        for row in range(rows):
-            cells = source + row * source_step + place * column_step
-            for i in range(low, high):
+        find_segment(f, firsts, c, segment, &left, &right)
+        for row in range(c.high[1] - c.low[1]):
+            cells = source + row * strides[3] + (firsts[segment] + c.place[2]) * strides[4]
+            for i in range(left, right):
                 to[row * f.pitch + segment * f.length + i] = cells[i * step]
 
 
-cdef inline void fill_channels(
-    const Frame *f, const Py_ssize_t *firsts, const Box *box, const floating *source,
-    Py_ssize_t source_step, Py_ssize_t column_step, Py_ssize_t rows, Py_ssize_t n,
-    Py_ssize_t planes, floating *to,
+cdef void fill_channels(
+    const Frame *f, const Py_ssize_t *firsts, const Cells *c, const floating *source,
+    const Py_ssize_t *strides, Py_ssize_t planes, floating *to,
 ) noexcept nogil:
     """Rows of some planes of the scratch from an image whose channels are neighbours."""
-    cdef Py_ssize_t row, segment, place, low, high, i
+    cdef Py_ssize_t row, segment, left, right, i
     cdef Py_ssize_t width = lanes_of(to)
-    cdef Py_ssize_t step = f.step[2] * column_step
+    cdef Py_ssize_t step = f.step[2] * strides[4]
+    cdef const floating *cells
     cdef floating *target
-    for row in range(rows):
+    for row in range(c.high[1] - c.low[1]):
         for segment in range(f.segments):
-            place = firsts[segment] + box.begin[2] * f.step[2]
-            find_inside(place, f.step[2], f.size[2], n, &low, &high)
-            i = low
-            while i < high:
+            find_segment(f, firsts, c, segment, &left, &right)
+            cells = source + row * strides[3] + (firsts[segment] + c.place[2]) * strides[4]
+            i = left
+            while i < right:
                 target = to + row * f.pitch + segment * f.length + i
                 transpose(
-                    min(width, high - i), planes,
-                    source + row * source_step + place * column_step + i * step, step,
-                    <const floating *> NULL, target, f.plane,
-                    target + planes * f.plane if high - i >= width else <floating *> NULL)
+                    min(width, right - i), planes, cells + i * step, step, <const floating *> NULL,
+                    target, f.plane,
+                    target + planes * f.plane if right - i >= width else <floating *> NULL)
                 i += width
 
 
-cdef inline void fill_pairs(
-    const Frame *f, const Py_ssize_t *firsts, const Box *box, const floating *source,
-    Py_ssize_t source_step, Py_ssize_t rows, Py_ssize_t n, const floating *end, floating *to,
+cdef void fill_pairs(
+    const Frame *f, const Py_ssize_t *firsts, const Cells *c, const floating *source,
+    Py_ssize_t source_step, const floating *end, floating *to,
 ) noexcept nogil:
     """Rows of the scratch in two segments, of every second cell each, that lie one cell apart."""
-    cdef Py_ssize_t low[2]
-    cdef Py_ssize_t high[2]
+    cdef Py_ssize_t left[2]
+    cdef Py_ssize_t right[2]
     cdef Py_ssize_t segment, row, i, both, last
-    cdef Py_ssize_t place = firsts[0] + box.begin[2] * 2
+    cdef Py_ssize_t rows = c.high[1] - c.low[1]
     for segment in range(2):
-        find_inside(place + segment, 2, f.size[2], n, &low[segment], &high[segment])
-    both = max(low[0], low[1])
-    last = max(both, min(high[0], high[1]))
+        find_segment(f, firsts, c, segment, &left[segment], &right[segment])
+    both = max(left[0], left[1])
+    last = max(both, min(right[0], right[1]))
+    source += firsts[0] + c.place[2]
     if both < last:
         split_rows(
-            to + both, to + f.length + both, f.pitch, source + place + 2 * both, source_step, rows,
+            to + both, to + f.length + both, f.pitch, source + 2 * both, source_step, rows,
             last - both, end)
     for segment in range(2):
         for row in range(rows):
-            for i in range(low[segment], min(both, high[segment])):
+            for i in range(left[segment], min(both, right[segment])):
                 to[row * f.pitch + segment * f.length + i] = (
-                    source[row * source_step + place + segment + 2 * i])
-            for i in range(last, high[segment]):
+                    source[row * source_step + segment + 2 * i])
+            for i in range(last, right[segment]):
                 to[row * f.pitch + segment * f.length + i] = (
-                    source[row * source_step + place + segment + 2 * i])
+                    source[row * source_step + segment + 2 * i])
 
 
-cdef void fill(
-    const Frame *f, const Py_ssize_t *firsts, const Box *box, const floating *x,
+cdef inline void fill(
+    const Frame *f, const Py_ssize_t *firsts, const Cells *c, const floating *x,
     const floating *end, const Py_ssize_t *strides, Py_ssize_t channel_step, Py_ssize_t planes,
     bint fresh, floating *scratch,
 ) noexcept nogil:
@@ -335,48 +377,33 @@ cdef void fill(
     The zeros are still there if not `fresh`. Up to a vector's numbers after the last one may be
     overwritten.
     """
-    cdef Py_ssize_t low[2]
-    cdef Py_ssize_t high[2]
-    cdef Py_ssize_t needed[AXES]
-    cdef Py_ssize_t place[2]
-    cdef Py_ssize_t axis, plane, i, left, right, rows
-    cdef Py_ssize_t last_step = strides[4]
+    cdef Py_ssize_t plane, i
+    cdef bint plain = strides[4] == 1 and f.segments == 1 and f.step[2] == 1
     cdef bint pairs = (
-        last_step == 1 and f.segments == 2 and f.step[2] == 2 and firsts[1] == firsts[0] + 1)
-    cdef bint plain = last_step == 1 and f.segments == 1 and f.step[2] == 1
-    cdef bint by_channels = planes >= 4 and channel_step == 1 and last_step != 1
+        strides[4] == 1 and f.segments == 2 and f.step[2] == 2 and firsts[1] == firsts[0] + 1)
+    cdef bint by_channels = planes >= 4 and channel_step == 1 and strides[4] != 1
     cdef const floating *source
     cdef floating *to
-    for axis in range(2):
-        place[axis] = f.first[axis] + box.begin[axis] * f.step[axis]
-        needed[axis] = (box.count[axis] - 1) * f.step[axis] + f.needed[axis]
-        find_inside(place[axis], 1, f.size[axis], needed[axis], &low[axis], &high[axis])
-    needed[2] = f.needed[2] + box.count[2] - 1
-    rows = high[1] - low[1]
     if fresh:
         for plane in range(planes):
-            clear_around(f, firsts, box, low, high, needed, scratch + plane * f.plane)
+            clear_around(f, firsts, c, scratch + plane * f.plane)
         zero(scratch + planes * f.plane, lanes_of(scratch))
     for plane in range(1 if by_channels else planes):
-        for i in range(low[0], high[0]):
+        for i in range(c.low[0], c.high[0]):
             source = (
-                x + plane * channel_step + (place[0] + i) * strides[2]
-                + (place[1] + low[1]) * strides[3])
-            to = scratch + plane * f.plane + (i * f.rows + low[1]) * f.pitch
-            if plain:
-                left = firsts[0] + box.begin[2]
-                find_inside(left, 1, f.size[2], needed[2], &left, &right)
-                if left < right:
-                    copy_rows(
-                        to + left, f.pitch, source + firsts[0] + box.begin[2] + left, strides[3],
-                        rows, right - left, end)
+                x + plane * channel_step + (c.place[0] + i) * strides[2]
+                + (c.place[1] + c.low[1]) * strides[3])
+            to = scratch + plane * f.plane + (i * f.rows + c.low[1]) * f.pitch
+            if plain and c.left < c.right:
+                copy_rows(
+                    to + c.left, f.pitch, source + firsts[0] + c.place[2] + c.left, strides[3],
+                    c.high[1] - c.low[1], c.right - c.left, end)
             elif pairs:
-                fill_pairs(f, firsts, box, source, strides[3], rows, needed[2], end, to)
+                fill_pairs(f, firsts, c, source, strides[3], end, to)
             elif by_channels:
-                fill_channels(
-                    f, firsts, box, source, strides[3], last_step, rows, needed[2], planes, to)
-            else:
-                fill_spaced(f, firsts, box, source, strides[3], last_step, rows, needed[2], to)
+                fill_channels(f, firsts, c, source, strides, planes, to)
+            elif not plain:
+                fill_spaced(f, firsts, c, source, strides, to)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -399,7 +426,7 @@ cdef inline Py_ssize_t turns_of(
     const Axis *axis, Py_ssize_t phase, Py_ssize_t begin, Py_ssize_t count
 ) noexcept nogil:
     """How many of `count` turns from `begin` on a phase has."""
-    return min(count, (axis.size - phase + axis.phases - 1) // axis.phases - begin)
+    return min(count, rounded_up(axis.size - phase, axis.phases) - begin)
 
 
 cdef inline const Shape *shape_of(
@@ -426,6 +453,10 @@ cdef void put_tile(
     cdef Py_ssize_t plane, row, phase, n, i
     cdef const floating *source
     cdef floating *to
+    if planes == 1 and phases == 2 and step == 1 and row_count == 0:
+        n = min(width, counts[0]) + min(width, counts[1])
+        merge_rows(out, row_step, results, results + pitch, rows, n)
+        return
     for row in range(rows):
         if planes > 1 and place.channel_step == 1:
             for phase in range(phases):
@@ -441,12 +472,6 @@ cdef void put_tile(
         for plane in range(planes):
             source = results + plane * pitch + row * width
             to = out + plane * place.channel_step + row * row_step
-            if phases == 2 and step == 1:
-                merge(
-                    to, source, source + planes * pitch,
-                    min(width, counts[0] - row * row_count)
-                    + min(width, counts[1] - row * row_count))
-                continue
             for phase in range(phases):
                 n = min(width, counts[phase] - row * row_count)
                 for i in range(n):
@@ -497,7 +522,7 @@ cdef void slide_rows(
     cdef Py_ssize_t row_step = z.axes[1].phases * place.steps[1]
     cdef Py_ssize_t counts[MAX_PHASES]
     cdef Py_ssize_t left[MAX_PHASES]
-    cdef Py_ssize_t phase, at, column, rows, count
+    cdef Py_ssize_t phase, at, first_column, column, rows, count
     for phase in range(phases):
         counts[phase] = turns_of(&z.axes[2], phase, box.begin[2], box.count[2])
     count = counts[0]
@@ -515,23 +540,22 @@ cdef void slide_rows(
             at += rows * width
         if at == count:
             return
-    column = at
-    while True:
-        if column + width > count:  # over again what the last vector has of the one before
-            column = max(0, count - width)
-        for phase in range(phases):
-            left[phase] = counts[phase] - column
-        at = 0
-        while at < turns:
-            rows = height_below(turns - at)
+    first_column = at
+    at = 0
+    while at < turns:
+        rows = height_below(turns - at)
+        column = first_column
+        while column < count:
+            if column + width > count:  # over again what the last vector has of the one before
+                column = max(0, count - width)
+            for phase in range(phases):
+                left[phase] = counts[phase] - column
             slide_tile(
                 z, shapes, place, scratch + at * z.image.step[1] * z.image.pitch + column, weights,
                 bias, planes, rows, 0, left, 0, row_step, results,
                 out + at * row_step + column * column_step, limit)
-            at += rows
-        column += width
-        if column >= count:
-            return
+            column += width
+        at += rows
 
 
 cdef void slide_box(
@@ -592,8 +616,10 @@ cdef void convolve_unit(
     cdef floating *out_group
     cdef Place place
     cdef Box box
+    cdef Cells cells
     cdef bint fresh = True
     find_box(z, unit % z.boxes, &box)
+    cells = find_cells(&z.image, tables + z.image.firsts, &box)
     unit //= z.boxes
     group = unit % z.blocks * z.block
     last = min(z.groups, group + z.block)
@@ -609,8 +635,8 @@ cdef void convolve_unit(
     while group < last:
         planes = min(z.together, last - group)
         fill(
-            &z.image, tables + z.image.firsts, &box, x + group * z.sources * strides[1], x_end,
-            strides, strides[1], planes * z.sources, fresh, space)
+            &z.image, tables + z.image.firsts, &cells, x + group * z.sources * strides[1], x_end,
+            strides, strides[1], planes * z.sources, fresh, space + z.shift)
         fresh = False
         for result in range(z.results):
             for plane in range(planes):
@@ -618,7 +644,7 @@ cdef void convolve_unit(
                 for i in range(z.places):
                     weights[plane * z.places + i] = filters[places[i]]
             slide_box(
-                z, &box, &place, space, weights,
+                z, &box, &place, space + z.shift, weights,
                 b + group * z.results + result if b else b, planes, results,
                 out + (group * z.results + result) * out_strides[1], end)
         group += planes
@@ -628,8 +654,10 @@ cdef void convolve_unit(
 
 cdef inline Py_ssize_t columns_below(Py_ssize_t columns, Py_ssize_t height) noexcept nogil:
     """Columns of the largest tile of sums there is for so many."""
-    cdef Py_ssize_t most = min(columns, max(1, DEPTHWISE_SUMS // height))
-    return 8 if most >= 8 else 4 if most >= 4 else most
+    cdef Py_ssize_t most = 8
+    while most > 1 and (most > columns or most * height > DEPTHWISE_SUMS):
+        most = most // 2 if most > 4 else most - 1
+    return most
 
 
 cdef void sum_plane(
@@ -711,9 +739,12 @@ cdef void gradient_unit(
     cdef const floating *images
     cdef const floating *source
     cdef Box box
+    cdef Cells cells, others
     cdef bint fresh, in_place
     for step in range(first_pass, end_pass):
         find_box(z, step % z.boxes, &box)
+        cells = find_cells(&z.image, tables + z.image.firsts, &box)
+        others = find_cells(&z.other, tables + z.other.firsts, &box)
         sample = step // z.boxes
         fresh = True
         pending = 0
@@ -721,9 +752,9 @@ cdef void gradient_unit(
         while first < last:
             planes = min(z.together, last - first)
             fill(
-                &z.image, tables + z.image.firsts, &box,
+                &z.image, tables + z.image.firsts, &cells,
                 x + sample * strides[0] + first * strides[1], x_end, strides, strides[1], planes,
-                fresh, space)
+                fresh, space + z.shift)
             fresh = False
             for result in range(z.results):
                 source = (
@@ -743,13 +774,13 @@ cdef void gradient_unit(
                         source += box.begin[axis] * dout_strides[2 + axis]
                 else:
                     fill(
-                        &z.other, tables + z.other.firsts, &box, source, dout_end, dout_strides,
+                        &z.other, tables + z.other.firsts, &others, source, dout_end, dout_strides,
                         d_plane, planes, False, gradients)
                     source = gradients
                     d_plane, d_pitch = z.other.plane, z.other.pitch
                     d_slice = z.other.rows * z.other.pitch
                 for plane in range(planes):
-                    images = space + plane * z.image.plane
+                    images = space + z.shift + plane * z.image.plane
                     sum_plane(
                         z, shape_of(z, 0, 0, 0), &box, images, source + plane * d_plane, d_slice,
                         d_pitch, sums + pending * z.places * width)
