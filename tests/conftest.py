@@ -3,13 +3,14 @@
 import pytest
 
 from fastconv import _kernels, _pooling, _sampling
-from fastconv._engines import depthwise, fused, plans
+from fastconv._engines import depthwise, fused, planes, plans
 
 # Modules whose tests compare what convolutions compute. test_fused.py chooses builds itself;
 # test_kernels.py shows that pools and deformable samples have the same bits in all of them.
 RESULTS = {"test_convolution", "test_properties"}
 USERS = [
     (depthwise, "kernel", "depthwise"),
+    (planes, "kernel", "depthwise"),
     (fused, "kernel", "fused"),
     (plans, "kernel", "fused"),
     (_pooling, "pool", "pool"),

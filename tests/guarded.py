@@ -25,7 +25,7 @@ from cases import GENERAL
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
-from fastconv._engines import depthwise, fused, plans
+from fastconv._engines import depthwise, fused, planes, plans
 from fastconv._geometry import conv_geometry, window_geometry
 
 PAGE = mmap.PAGESIZE
@@ -274,8 +274,9 @@ def check_depthwise(end: str, dtype: type) -> int:
         geometry = conv_geometry((1, 1, *size), (1, 1, *kernel), group=1, **params)
         if depthwise.unsupported_reason(geometry, np.dtype(dtype)):
             continue
-        depthwise.kernel = _kernels.load("depthwise", choose.choice(_kernels.RUNNABLE))
-        depthwise.BOX_CELLS, depthwise.UNIT_CELLS = choose.choice(((2**16, 2**15), (2**7, 2**6)))
+        build = _kernels.load("depthwise", choose.choice(_kernels.RUNNABLE))
+        depthwise.kernel = planes.kernel = build
+        planes.BOX_CELLS, planes.UNIT_CELLS = choose.choice(((2**16, 2**15), (2**7, 2**6)))
         channels, multiplier = choose.choice((1, 2, 5, 17)), choose.choice((1, 1, 2))
         params["group"] = channels
         x = rng.integers(-3, 4, (2, channels, *size)).astype(dtype)

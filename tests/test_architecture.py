@@ -33,6 +33,7 @@ LAYERS = [
     ["fastconv._engines.fused"],
     ["fastconv._engines.caffe"],
     ["fastconv._engines.plans"],
+    ["fastconv._engines.planes"],
     ["fastconv._engines.taps"],
     ["fastconv._pooling"],
     ["fastconv._columns"],

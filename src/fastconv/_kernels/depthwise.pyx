@@ -1,5 +1,5 @@
 # cython: language_level=3
-# The caller guarantees every size (see _engines/depthwise.py), so indices are neither tested nor
+# The caller guarantees every size (see _engines/planes.py), so indices are neither tested nor
 # wrapped, and cdivision saves the test for a divisor of 0: steps and counts are at least 1.
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The kernels of the engine `depthwise`: each channel with filters of its own.
@@ -71,7 +71,7 @@ cdef enum:
     PENDING = 128     # vectors that wait for their lanes to be added up
     ALIGNMENT = 64    # bytes
 
-# What `_engines/depthwise.py` writes down as a row of integers, in this order; then what the places
+# What `_engines/planes.py` writes down as a row of integers, in this order; then what the places
 # in it refer to. A column is a list of taps along axis 1, which lie `height` rows of the scratch
 # one after the other.
 
@@ -83,9 +83,9 @@ cdef struct Axis:
     Py_ssize_t box            # turns of a unit
     Py_ssize_t boxes
 
-# How the cells of an image that a box of results needs lie in the scratch: cell i of axis 0 and 1 is
-# cell first + begin * step + i of the image, cell i of a segment of axis 2 is its first +
-# (begin + i) * step.
+# How the cells of an image that a box of results needs lie in the scratch: cell i of axis 0 or 1 is
+# the image's cell first + begin * step + i, cell i of a segment of axis 2 its first + (begin + i) *
+# step.
 cdef struct Frame:
     Py_ssize_t size[AXES]     # cells of the image
     Py_ssize_t step[AXES]     # from a turn to the next
@@ -136,7 +136,7 @@ cdef struct Box:
 # Where the cells lie that a box needs of an image, found once a unit, for it takes as long as a
 # small plane.
 cdef struct Cells:
-    Py_ssize_t place[AXES]    # of the image, the first one; in axis 2 for a segment that begins at 0
+    Py_ssize_t place[AXES]    # the first cell; in axis 2 for a segment that begins at 0
     Py_ssize_t needed[AXES]
     Py_ssize_t low[2]         # which of those needed the image has: low .. high
     Py_ssize_t high[2]
@@ -277,7 +277,7 @@ cdef void clear_around(
     const Frame *f, const Py_ssize_t *firsts, const Cells *c, floating *plane
 ) noexcept nogil:
     """Zero the cells of a plane of the scratch that the image does not have."""
-    cdef Py_ssize_t i, j, segment, left, right
+    cdef Py_ssize_t i, _, segment, left, right
     cdef floating *row
     for i in range(c.needed[0]):
         row = plane + i * f.rows * f.pitch
@@ -289,7 +289,7 @@ cdef void clear_around(
         for segment in range(f.segments):
             find_segment(f, firsts, c, segment, &left, &right)
             row = plane + (i * f.rows + c.low[1]) * f.pitch + segment * f.length
-            for j in range(c.low[1], c.high[1]):
+            for _ in range(c.low[1], c.high[1]):
                 zero(row, left)
                 zero(row + right, f.length - right)
                 row += f.pitch
@@ -492,7 +492,8 @@ cdef inline void slide_tile(
     cdef const Shape *shape = shapes
     if place.direct:
         slide(
-            shape.height, shape.step, rows, scratch, pitch if pitch else shape.pitch * z.image.pitch,
+            shape.height, shape.step, rows, scratch,
+            pitch if pitch else shape.pitch * z.image.pitch,
             weights + shape.first, shape.columns, tables + shape.offsets, bias, out, row_step,
             min(width, counts[0]), limit)
         return
@@ -608,12 +609,9 @@ cdef void convolve_unit(
     cdef const Py_ssize_t *places = tables + z.places_at
     cdef floating *weights = space + z.image_room
     cdef floating *results = weights + z.weights_room
-    cdef Py_ssize_t width = lanes_of(out)
     cdef Py_ssize_t sample, group, last, planes, result, axis, i, plane
     cdef const floating *filters
     cdef const floating *end = NULL
-    cdef const floating *x_group
-    cdef floating *out_group
     cdef Place place
     cdef Box box
     cdef Cells cells
