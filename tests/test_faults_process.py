@@ -150,6 +150,10 @@ def backward_w():
 def backward_w_of_one_large_sample():
     return backward(one(1, 32, 2000, 2000), one(24, 32, 5, 5), (False, True, False), pad=2)
 
+def depthwise():
+    x, w = one(400, 32, 64, 64), one(32, 1, 15, 15)
+    return lambda: fastconv.conv(x, w, pad=7, group=32, **HOW)
+
 def backward_w_depthwise():
     x, w = one(4000, 4, 128, 128), one(4, 1, 3, 3)
     return backward(x, w, (False, True, False), pad=1, group=4)
@@ -210,7 +214,7 @@ BY_ENGINE = [
     "many_samples", "one_large_sample", "one_filter", "deconv", "backward_w",
     "backward_w_of_one_large_sample", "backward_w_depthwise", "backward_x_depthwise",
 ]  # fmt: skip
-DEPTHWISE = ["deconv", "backward_w_depthwise", "backward_x_depthwise"]
+DEPTHWISE = ["depthwise", "backward_w_depthwise", "backward_x_depthwise"]
 OTHERS = [
     "im2col_of_one_sample", "col2im", "step", "layer", "max_pool", "avg_pool_backward", "deformed",
 ]  # fmt: skip

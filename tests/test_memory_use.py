@@ -55,7 +55,9 @@ def growth(call, *args, **keywords):
 
 
 def measure(workers):
-    params = {"pad": pad, "engine": "fused", "workers": workers}
+    group = x_shape[1] // w_shape[1]
+    engine = "fused" if group == 1 else "depthwise"
+    params = {"pad": pad, "group": group, "engine": engine, "workers": workers}
     found, (_, cache) = growth(fastconv.conv_forward, x, w, b, out=out, **params)
     yield "forward", found
     for k, (name, target) in enumerate({"dx": dx, "dw": dw, "db": db}.items()):
@@ -67,6 +69,8 @@ def measure(workers):
 # First a small layer on two threads: then these are there, and all that is imported.
 small = np.ones((8, 8, 64, 64), np.float32), np.ones((40, 8, 3, 3), np.float32)
 fastconv.conv_backward(*fastconv.conv_forward(*small, engine="fused", workers=2))
+small = np.ones((8, 8, 64, 64), np.float32), np.ones((8, 1, 3, 3), np.float32)
+fastconv.conv_backward(*fastconv.conv_forward(*small, group=8, engine="depthwise", workers=2))
 w, b = np.ones(w_shape, np.float32), np.ones(w_shape[0], np.float32)
 dw, db = np.ones_like(w), np.ones_like(b)
 shape = x_shape[2:]
@@ -85,6 +89,9 @@ CASES = {
     "batch of small images": ((2000, 32, 14, 14), (48, 32, 3, 3), (1, 1), "NCHW"),
     "many channels": ((20, 2048, 7, 7), (256, 2048, 3, 3), (1, 1), "NCHW"),
     "1x1": ((1, 64, 700, 700), (32, 64, 1, 1), (0, 0), "NCHW"),
+    "depthwise": ((1, 32, 1080, 1920), (32, 1, 5, 5), (2, 2), "NCHW"),
+    "depthwise, channels last": ((1, 32, 1080, 1920), (64, 1, 3, 3), (1, 1), "NHWC"),
+    "depthwise volume": ((1, 8, 100, 200, 200), (8, 1, 3, 3, 3), (1, 1, 1), "NCHW"),
     "volume": ((1, 8, 40, 200, 200), (8, 8, 3, 3, 3), (1, 1, 1), "NCHW"),
 }
 

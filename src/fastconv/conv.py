@@ -63,8 +63,9 @@ def conv_forward(
     layout : {"NCHW", "NHWC"}
         The order of axes of x, w and out (for any rank).
     engine : str
-        "auto", which takes the first that serves, or one of `engines()`: "fused" forms the product
-        without a column matrix, "caffe" from one, as Caffe does.
+        "auto", which takes the first that serves, or one of `engines()`: "depthwise" slides filters
+        over single channels (group == C), "fused" forms the product without a column matrix,
+        "caffe" from one, as Caffe does.
     out : ndarray, optional
         Where to write the result; it may overlap the inputs.
     workers : int, optional
@@ -94,9 +95,9 @@ def conv_forward(
     Notes
     -----
     The operation is that of Jia et al., "Caffe: Convolutional Architecture for Fast Feature
-    Embedding" (2014). The engine "fused" needs 8 MiB a thread at most beyond its arguments, the
-    result and a packed copy of w, unless a kernel alone is larger; an argument that is not native
-    (byte order, alignment, or the smaller of two types) is copied.
+    Embedding" (2014). The engines "depthwise" and "fused" need 8 MiB a thread at most beyond
+    their arguments, the result and a packed copy of w, unless a kernel alone is larger; an argument
+    that is not native (byte order, alignment, or the smaller of two types) is copied.
 
     Examples
     --------
