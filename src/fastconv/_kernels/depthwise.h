@@ -120,7 +120,7 @@ FASTCONV_INLINE vec NAME(every_second)(vec a, vec b, const int odd)
 #endif
 }
 
-/* --- rows of an image -------------------------------------------------------------------------- */
+/* --- rows of an image ------------------------------------------------------------------------- */
 
 /* n numbers of each row; of shorter rows than a vector, zeros after them to its end. */
 static void NAME(copy_rows)(T *to, ptrdiff_t pitch, const T *from, ptrdiff_t step, ptrdiff_t rows,
@@ -137,7 +137,7 @@ static void NAME(copy_rows)(T *to, ptrdiff_t pitch, const T *from, ptrdiff_t ste
     }
 }
 
-/* Numbers 0, 2, 4 .. of 2 n to `even`, the others to `odd`; zeros after as above, first the even's. */
+/* Numbers 0, 2, 4 .. of 2 n to `even`, the others to `odd`; zeros after as above, even's first. */
 static void NAME(split_rows)(T *even, T *odd, ptrdiff_t pitch, const T *from, ptrdiff_t step,
                              ptrdiff_t rows, ptrdiff_t n, const T *end)
 {
@@ -162,7 +162,7 @@ static void NAME(split_rows)(T *even, T *odd, ptrdiff_t pitch, const T *from, pt
     }
 }
 
-/* The first n numbers of a vector; all of them where that ends at `limit` or before, or that is NULL. */
+/* The first n numbers of a vector; or all, where that ends at `limit` or before, or that is NULL. */
 FASTCONV_INLINE void NAME(store_first)(T *to, vec v, ptrdiff_t n, const T *limit)
 {
     if (!limit || limit - to >= W) {
@@ -172,6 +172,14 @@ FASTCONV_INLINE void NAME(store_first)(T *to, vec v, ptrdiff_t n, const T *limit
         NAME(store)(numbers, v);
         NAME(copy)(to, numbers, n);
     }
+}
+
+/* Have rows of n numbers brought to first-level cache, wherever they are. */
+static void NAME(prefetch_rows)(const T *to, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t n)
+{
+    for (; rows > 0; rows--, to += step)
+        for (ptrdiff_t i = 0; i < n; i += 64 / (ptrdiff_t)sizeof(T))
+            FASTCONV_PREFETCH(to + i);
 }
 
 /* Rows of the first n <= 2 W of the numbers of two vectors in turn. */
@@ -192,7 +200,7 @@ static void NAME(merge_rows)(T *to, ptrdiff_t step, const T *even, const T *odd,
     }
 }
 
-/* --- results ----------------------------------------------------------------------------------- */
+/* --- results ---------------------------------------------------------------------------------- */
 
 /* out[r] = the sum over columns j and kh < height of
  *     weights[j][kh] * from[offsets[j] + (r * step + kh) * pitch],
@@ -281,7 +289,7 @@ FASTCONV_INLINE void NAME(sum_body)(const int columns, const int height, const i
     }
 }
 
-/* --- one function a height and step ------------------------------------------------------------ */
+/* --- one function a height and step ----------------------------------------------------------- */
 
 #define ROWS(n, height, step)                                                                     \
     case n:                                                                                       \
@@ -331,8 +339,8 @@ FASTCONV_INLINE void NAME(slide)(ptrdiff_t height, ptrdiff_t step, ptrdiff_t row
     }
 }
 
-/* Call the one of a height, step and columns: 8, 4, 3, 2 or 1, with no more than DEPTHWISE_SUMS sums
- * or with one column. */
+/* Call the one of a height, step and columns: 8, 4, 3, 2 or 1, with no more than DEPTHWISE_SUMS
+ * sums, or one column. */
 FASTCONV_INLINE void NAME(sum)(ptrdiff_t height, ptrdiff_t step, ptrdiff_t columns, SUM_ARGUMENTS)
 {
 #define SUM(high, far)                                                                            \

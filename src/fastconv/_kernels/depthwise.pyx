@@ -39,6 +39,8 @@ cdef extern from "depthwise.h" nogil:
     void split_rows_f64(
         double *, double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
         const double *)
+    void prefetch_rows_f32(const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void prefetch_rows_f64(const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void merge_rows_f32(
         float *, Py_ssize_t, const float *, const float *, Py_ssize_t, Py_ssize_t)
     void merge_rows_f64(
@@ -68,6 +70,7 @@ cdef enum:
     AXES = 3
     MAX_PHASES = 4     # the largest stride
     SUM_STRETCH = 64  # rows whose products one register adds up, to bound the rounding
+    PREFETCHED = 4096  # cells of a tile's rows that are prefetched whole
     PENDING = 128     # vectors that wait for their lanes to be added up
     ALIGNMENT = 64    # bytes
 
@@ -181,6 +184,15 @@ cdef inline void merge_rows(
         merge_rows_f32(to, step, even, odd, rows, n)
     else:
         merge_rows_f64(to, step, even, odd, rows, n)
+
+
+cdef inline void prefetch_rows(
+    const floating *rows, Py_ssize_t step, Py_ssize_t count, Py_ssize_t n
+) noexcept nogil:
+    if floating is float:
+        prefetch_rows_f32(rows, step, count, n)
+    else:
+        prefetch_rows_f64(rows, step, count, n)
 
 
 cdef inline void slide(
@@ -523,7 +535,7 @@ cdef void slide_rows(
     cdef Py_ssize_t row_step = z.axes[1].phases * place.steps[1]
     cdef Py_ssize_t counts[MAX_PHASES]
     cdef Py_ssize_t left[MAX_PHASES]
-    cdef Py_ssize_t phase, at, first_column, column, rows, count
+    cdef Py_ssize_t phase, at, first_column, column, rows, count, ahead
     for phase in range(phases):
         counts[phase] = turns_of(&z.axes[2], phase, box.begin[2], box.count[2])
     count = counts[0]
@@ -541,10 +553,19 @@ cdef void slide_rows(
             at += rows * width
         if at == count:
             return
+    # Have the next rows of results in cache before they are written, or of long ones the next
+    # cells: 1.3 to 1.6 times as fast on 112x112 layers whose arrays come from memory.
+    ahead = -1
+    if phases * count * height_below(turns) <= PREFETCHED and place.steps[2] == 1 and planes == 1:
+        ahead = 0
+    elif place.direct:
+        ahead = 8 * width
     first_column = at
     at = 0
     while at < turns:
         rows = height_below(turns - at)
+        if ahead == 0:
+            prefetch_rows(out + (at + rows) * row_step, row_step, rows, phases * count)
         column = first_column
         while column < count:
             if column + width > count:  # over again what the last vector has of the one before
@@ -555,6 +576,8 @@ cdef void slide_rows(
                 z, shapes, place, scratch + at * z.image.step[1] * z.image.pitch + column, weights,
                 bias, planes, rows, 0, left, 0, row_step, results,
                 out + at * row_step + column * column_step, limit)
+            if ahead > 0:
+                prefetch_rows(out + at * row_step + column + ahead, row_step, rows, 1)
             column += width
         at += rows
 
