@@ -37,7 +37,7 @@ if sys.platform != "win32" and sysconfig.get_platform().endswith("x86_64"):
 # What single kernels have besides: those of products fuse multiplication and addition.
 OWN_FLAGS: dict[str, list[str]] = {}
 if sys.platform != "win32":
-    OWN_FLAGS = {name: ["-ffp-contract=fast"] for name in ("depthwise", "fused")}
+    OWN_FLAGS = {name: ["-ffp-contract=fast"] for name in ("depthwise", "fused", "winograd")}
 
 
 def extension(name: str, source: str, *more: str) -> Extension:
@@ -46,7 +46,7 @@ def extension(name: str, source: str, *more: str) -> Extension:
         f"fastconv.{name}",
         [source],
         include_dirs=[np.get_include(), KERNELS],
-        depends=[f"{KERNELS}/simd.h", f"{KERNELS}/depthwise.h"],
+        depends=sorted(map(str, Path(KERNELS).glob("*.h"))),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=[*compile_args, *more, *OWN_FLAGS.get(name.rpartition(".")[2], [])],
         extra_link_args=link_args,

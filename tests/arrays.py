@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cases import GENERAL
 from numpy.lib.stride_tricks import as_strided
 
 import fastconv
@@ -256,7 +257,7 @@ def _by_each_engine(
 ) -> dict[str, Operation]:
     """The two operations, by the engine that "auto" takes, and by each of the others."""
     operations = _forward_and_backward(name, x, w, filters, **params)
-    for engine in fastconv.engines()[1:]:
+    for engine in GENERAL[1:]:
         by_engine = f"{name} by {engine}"
         operations |= _forward_and_backward(by_engine, x, w, filters, engine=engine, **params)
     return operations
@@ -385,6 +386,12 @@ OPERATIONS: dict[str, Operation] = {
     **_by_each_engine("conv 1x1", (2, 4, 3, 5), (3, 4, 1, 1), 3),
     **_by_each_engine("conv 1d depthwise", (3, 4, 7), (4, 1, 3), 4, group=4, stride=2),
     **_by_each_engine("conv 3d NHWC", (2, 3, 4, 3, 2), (2, 2, 2, 2, 3), 3, layout="NHWC"),
+    **_forward_and_backward(
+        "conv 3x3", X, (6, 2, 3, 3), 6, group=2, pad=[(1, 0), (2, 1)], engine="winograd"
+    ),
+    **_forward_and_backward(
+        "deconv 3x3 NHWC", (2, 3, 6, 4), (3, 3, 5, 4), 5, pad=1, layout="NHWC", engine="winograd"
+    ),
     **_by_each_engine("deconv", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, **WINDOW),
     **_by_each_engine("deconv 1x1 NHWC", (2, 3, 2, 4), (1, 1, 3, 4), 3, layout="NHWC"),
     **_by_each_engine("conv reflect", X, (6, 2, *KERNEL), 6, group=2, pad_mode="reflect", **WINDOW),

@@ -25,7 +25,7 @@ from cases import GENERAL
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
-from fastconv._engines import depthwise, fused, planes, plans
+from fastconv._engines import depthwise, fused, planes, plans, winograd
 from fastconv._geometry import conv_geometry, window_geometry
 
 PAGE = mmap.PAGESIZE
@@ -305,6 +305,49 @@ def fused_cases():
                 yield size, kernel, steps, pad, dilations, channels, filters
 
 
+def check_winograd(end: str, dtype: type) -> int:
+    """Every build of the engine `winograd`, both tiles, its scratch guarded, in several layouts.
+
+    Half of the cases transform weights once, a third are cut into small units. Weights are
+    multiples of 4, for which F(2x2) is exact; F(4x4) is to a hundredth.
+    """
+    guard_scratch(winograd, end)
+    rng, choose = np.random.default_rng(0), random.Random(0)
+    cases = 0
+    for height, width, m in itertools.product((1, 2, 5, 8), (1, 3, 7, 14, 33), (2, 4)):
+        winograd.kernel = _kernels.load("winograd", choose.choice(_kernels.RUNNABLE))
+        winograd.Layer.m = m
+        winograd.PACKED_UNITS = choose.choice((1, 10**9))
+        winograd.INPUT_BYTES, winograd.SUM_BYTES = choose.choice(((1, 1), *((2**20, 2**22),) * 2))
+        winograd.DEPTH_BYTES = choose.choice((64, 512))
+        group, channels, filters = choose.choice(((1, 5, 7), (2, 9, 11), (1, 37, 10), (1, 8, 26)))
+        pad = tuple(
+            (choose.randrange(5), choose.randrange(2 if size < 3 else 0, 5))
+            for size in (height, width)
+        )
+        params = {"pad": pad, "group": group}
+        x = rng.integers(-3, 4, (2, group * channels, height, width)).astype(dtype)
+        w = 4 * rng.integers(-3, 4, (group * filters, channels, 3, 3)).astype(dtype)
+        b = rng.integers(-3, 4, group * filters).astype(dtype)
+        expected = reference.conv_forward_shifted(x, w, b, **params)
+        dout = rng.integers(-3, 4, expected.shape).astype(dtype)
+        gradient, _, _ = reference.conv_backward_shifted(dout, x, w, **params)
+        for turn, turn_back, turn_w, turn_w_back in ORDERS:
+            arrays = (turn(x), turn_w(w), b, turn(dout), turn(expected * 0), turn(x * 0))
+            *given, out, dx = guarded(end, *arrays)
+            x_view, dout_view, out, dx = map(turn_back, (given[0], given[3], out, dx))
+            _, cache = fastconv.conv_forward(
+                x_view, turn_w_back(given[1]), given[2], out=out, engine="winograd", workers=2,
+                **params,
+            )  # fmt: skip
+            only_x = (True, False, False)
+            fastconv.conv_backward(dout_view, cache, propagate_down=only_x, dx=dx)
+            for got, wanted in ((out, expected), (dx, gradient)):
+                np.testing.assert_allclose(got, wanted, rtol=0, atol=0 if m == 2 else 0.01)
+            cases += 1
+    return cases
+
+
 def check_pools(end: str, dtype: type) -> int:
     """Every build of the kernels, in both layouts, in whole and in parts."""
     rng = np.random.default_rng(0)
@@ -392,6 +435,7 @@ def main(what: str) -> None:
                     check_deformable,
                     check_fused,
                     check_depthwise,
+                    check_winograd,
                 )
                 for end in ("front", "back")
                 for dtype in (np.float32, np.float64)

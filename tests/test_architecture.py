@@ -29,7 +29,7 @@ LAYERS = [
     ["fastconv._engines"],
     ["fastconv._engines.extended"],
     ["fastconv._sampling"],
-    ["fastconv._engines.depthwise"],
+    ["fastconv._engines.depthwise", "fastconv._engines.winograd"],
     ["fastconv._engines.fused"],
     ["fastconv._engines.caffe"],
     ["fastconv._engines.plans"],

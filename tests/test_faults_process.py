@@ -222,6 +222,7 @@ LONG_CALLS = [
     *((name, engine, 1) for name in BY_ENGINE for engine in GENERAL),
     *((name, "fused", 2) for name in BY_ENGINE),
     *((name, "depthwise", workers) for name in DEPTHWISE for workers in (1, 2)),
+    *((name, "winograd", n) for name in ("many_samples", "one_large_sample") for n in (1, 2)),
     *((name, "auto", 1) for name in OTHERS),
 ]
 

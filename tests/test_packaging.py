@@ -17,7 +17,7 @@ import fastconv
 ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 
-KERNELS = ("cpu", "deform", "depthwise", "fused", "pool")
+KERNELS = ("cpu", "deform", "depthwise", "fused", "pool", "winograd")
 SHIPPED = [
     "fastconv/__init__.pxd",
     "fastconv/_im2col.pxd",
@@ -61,7 +61,8 @@ def test_sdist_holds_the_sources():
     with tarfile.open(archives[-1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in SHIPPED} <= names
-    assert "src/fastconv/_kernels/simd.h" in names
+    headers = ("depthwise", "simd", "winograd")
+    assert {f"src/fastconv/_kernels/{name}.h" for name in headers} <= names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile"} <= names
     written = {"benchmarks/peak.c"}  # by hand; every other .c is generated
     assert not [name for name in names - written if name.endswith((".c", ".so"))]

@@ -16,14 +16,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastconv._engines import caffe, depthwise, fused
+from fastconv._engines import caffe, depthwise, fused, winograd
 from fastconv._engines.extended import Extended, check_extends
 from fastconv._geometry import Geometry
 from fastconv._validation import show
 
 Engine: TypeAlias = ModuleType | Extended
 
-ENGINES: tuple[ModuleType, ...] = (depthwise, fused, caffe)
+ENGINES: tuple[ModuleType, ...] = (depthwise, winograd, fused, caffe)
 PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
@@ -39,7 +39,7 @@ def engines() -> tuple[str, ...]:
     --------
     >>> import fastconv
     >>> fastconv.engines()
-    ('depthwise', 'fused', 'caffe')
+    ('depthwise', 'winograd', 'fused', 'caffe')
     """
     return tuple(engine.NAME for engine in ENGINES)
 
@@ -66,7 +66,12 @@ def select_engine(
 
 def _select(name: str, geometry: Geometry, dtype: np.dtype[Any]) -> ModuleType:
     if name == "auto":
-        return next(engine for engine in ENGINES if not engine.unsupported_reason(geometry, dtype))
+        return next(
+            engine
+            for engine in ENGINES
+            if not engine.unsupported_reason(geometry, dtype)
+            and (engine is not winograd or winograd.pays(geometry, dtype))
+        )
     chosen = next(engine for engine in ENGINES if name == engine.NAME)
     reason = chosen.unsupported_reason(geometry, dtype)
     if reason:

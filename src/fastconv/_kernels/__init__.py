@@ -44,9 +44,10 @@ RUNNABLE = _runnable()
 INSTRUCTION_SET = _select(os.environ.get("FASTCONV_ISA", "").strip())
 
 if TYPE_CHECKING:
-    from fastconv._kernels.base import deform, depthwise, fused, pool
+    from fastconv._kernels.base import deform, depthwise, fused, pool, winograd
 else:
     deform = load("deform", INSTRUCTION_SET)
     depthwise = load("depthwise", INSTRUCTION_SET)
     fused = load("fused", INSTRUCTION_SET)
     pool = load("pool", INSTRUCTION_SET)
+    winograd = load("winograd", INSTRUCTION_SET)

@@ -162,7 +162,7 @@ static void NAME(split_rows)(T *even, T *odd, ptrdiff_t pitch, const T *from, pt
     }
 }
 
-/* The first n numbers of a vector; or all, where that ends at `limit` or before, or that is NULL. */
+/* The first n numbers of a vector; or all, where that ends at `limit` or before, or it is NULL. */
 FASTCONV_INLINE void NAME(store_first)(T *to, vec v, ptrdiff_t n, const T *limit)
 {
     if (!limit || limit - to >= W) {

@@ -1,0 +1,418 @@
+"""The engine `winograd`: 3x3 convolution of stride 1 with fewer multiplications.
+
+Results are computed in tiles of m x m, with (m + 2)^2 multiplications a channel and filter in place
+of 9 * m^2: 2.25 times fewer for m = 2, 4 times for m = 4. `_kernels/winograd.h` has the transforms,
+`_kernels/winograd.pyx` says what a unit of work does.
+
+Every sum is taken in an order that follows from the layer alone, and no tile meets another, so a
+result has the same bits in any batch and with any number of workers. Its errors are relative to the
+largest numbers of a tile, not to each result's own: in float32 about 5e-7 of a layer's largest
+result for m = 2, 3e-6 for m = 4. Samples that have numbers which are not finite, or would not
+remain so on the way, are computed again by the engine `fused`.
+
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015); the points 0, 1,
+-1, 1/2, -2, which lose half as much accuracy as 0, 1, -1, 2, -2: Barabasz et al., "Error Analysis
+and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2020).
+"""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv._engines import fused
+from fastconv._geometry import Geometry
+from fastconv._kernels import winograd as kernel
+from fastconv._memory import allocate, as_contiguous, as_native
+from fastconv._validation import Array
+from fastconv._workers import as_workers, spread
+
+NAME = "winograd"
+
+# Fewer channels or filters in a group do not pay for the transforms, nor do fewer multiply-adds of
+# direct convolution in a sample: with as many, one sample takes 0.6 to 1.1 times as long as by
+# `fused`, eight take 1.1 to 1.4 times. The number of samples must not count, or a result would
+# depend on it.
+LEAST_CHANNELS = 16
+LEAST_WORK = 2**23
+# Channels of a block, in bytes.
+DEPTH_BYTES = 256
+# Transformed images of a unit, one block of channels, which second-level cache keeps; and its sums.
+INPUT_BYTES = 500_000
+SUM_BYTES = 4 * 2**20
+# Blocks of filters whose transformed weights are used together.
+TOGETHER = 4
+# Units, each with all tiles that it has room for, from which on weights are transformed only once.
+PACKED_UNITS = 6
+# Units for each worker, as in `plans.py`.
+SHARES = 4
+# Multiply-adds of a unit, of the units after which Python hears Ctrl-C, and of a call that is
+# shared out to threads: see `plans.py` and `fused.py`.
+UNIT_WORK = 2**31
+CALL_WORK = 2**32
+THREAD_WORK = 2**22
+# A channel of the images takes as long to be transformed, in whatever strides, as to be multiplied
+# with so many filters; a result's filter as long as to be multiplied with so many channels.
+IMAGE_WORK = 64
+RESULT_WORK = 16
+# Weights that are packed in one call.
+PACK_SIZE = 2**20
+# Plans to remember.
+PLANS = 256
+
+
+def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
+    """Say what keeps this engine from a call; None if nothing does."""
+    if geometry.kernel_size != (3, 3):
+        return f"it takes kernels of (3, 3), got {geometry.kernel_size}"
+    if geometry.stride != (1, 1) or geometry.dilation != (1, 1):
+        return (
+            f"it takes stride 1 and dilation 1, got stride {geometry.stride} "
+            f"and dilation {geometry.dilation}"
+        )
+    return None
+
+
+def pays(geometry: Geometry, dtype: np.dtype[Any]) -> bool:
+    """Whether a call that this engine can serve is faster than by the engine `fused`."""
+    channels = min(geometry.channels, geometry.filters) // geometry.group
+    work = geometry.filters * geometry.taps // geometry.group * geometry.positions
+    return channels >= LEAST_CHANNELS and work >= LEAST_WORK
+
+
+# --- the engine -------------------------------------------------------------------------------
+
+
+def forward(
+    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+) -> None:
+    """``out (N, F, OH, OW)`` = the convolution of x (N, C, H, W) with w (F, C/group, 3, 3)."""
+    if not out.size:
+        return
+    weights = _in_groups(geometry, as_native(w, out.dtype))
+    failed = _convolve(Layer.forward(geometry), x, weights, b, out, workers)
+    for part in failed:
+        some = replace(geometry, batch=part.stop - part.start)
+        fused.forward(some, x[part], w, b, out[part], workers)
+
+
+def backward_x(
+    geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int | None
+) -> None:
+    """``dx (N, C, H, W)`` = the gradient from dout (N, F, OH, OW), plus b (C,).
+
+    It is a convolution of dout with the filters turned by half a turn. The bias is that of a
+    transposed convolution, whose forward pass this is.
+    """
+    if not dx.size:
+        return
+    weights = _in_groups(geometry, as_native(w, dx.dtype)).swapaxes(1, 2)[..., ::-1, ::-1]
+    failed = _convolve(Layer.backward(geometry), dout, weights, b, dx, workers)
+    for part in failed:
+        some = replace(geometry, batch=part.stop - part.start)
+        fused.backward_x(some, dout[part], w, b, dx[part], workers)
+
+
+backward_w = fused.backward_w
+backward_b = fused.backward_b
+
+
+# --- plans ------------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """A convolution of 3x3 cells; `channels` and `filters` are those of one group.
+
+    Attributes
+    ----------
+    x_shape, shape : tuple of int
+        Height and width of the images and of the results.
+    before : tuple of int
+        Zeros before each axis; less than 0 where cells are left out.
+    """
+
+    batch: int
+    groups: int
+    channels: int
+    filters: int
+    x_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    before: tuple[int, ...]
+
+    @classmethod
+    def forward(cls, g: Geometry) -> "Layer":
+        """The convolution itself."""
+        before = tuple(pad for pad, _ in g.pad)
+        sizes = g.channels // g.group, g.filters // g.group
+        return cls(g.batch, g.group, *sizes, g.in_shape, g.out_shape, before)
+
+    @classmethod
+    def backward(cls, g: Geometry) -> "Layer":
+        """The gradient of its images, from that of its results."""
+        before = tuple(2 - pad for pad, _ in g.pad)
+        sizes = g.filters // g.group, g.channels // g.group
+        return cls(g.batch, g.group, *sizes, g.out_shape, g.in_shape, before)
+
+    @property
+    def m(self) -> int:
+        """Results of a tile along an axis: 2 where tiles of 4x4 would be wasted.
+
+        Those have 36/16 of the multiplications, and need as many more transformed weights; by
+        measurement they pay from a quarter fewer on, if there are more tiles than one.
+        """
+        few, many = self.tiles(4), self.tiles(2)
+        return 4 if few > 1 and 3 * few <= many else 2
+
+    def tiles(self, m: int) -> int:
+        """Tiles of a sample."""
+        return math.prod(-(-size // m) for size in self.shape)
+
+
+class Limits(NamedTuple):
+    """Which magnitudes of images and weights tiles will do for.
+
+    Numbers grow on the way, at most, by the largest sum of magnitudes in a row of a matrix, once
+    for each axis: in B^T 7 (2 for m = 2), in G 28/15 (3/2), in A^T 89/8 (3). So sums and results
+    stay below C * max|x| * max|w| times the product of these squares; and transformed images and
+    weights, whose divisors come last, below 7^2 times their largest.
+
+    Below `low`, what is lost under the smallest normal numbers is not small beside the results.
+    """
+
+    low: float
+    high: float
+    product_high: float
+
+    @classmethod
+    def of(cls, layer: Layer, dtype: np.dtype[Any]) -> "Limits":
+        """Those of a layer, half of what is exact."""
+        numbers = np.finfo(dtype)
+        high = float(numbers.max) / 2
+        growth = (7 * 28 / 15 * 89 / 8) ** 2 if layer.m == 4 else (2 * 3 / 2 * 3) ** 2
+        low = float(numbers.tiny / numbers.eps)
+        return cls(low, high / 7**2, high / (growth * layer.channels))
+
+    def allow(self, images: float, weights: float) -> bool:
+        """Whether none is left by images and weights whose largest magnitudes these are."""
+        most, least, product = max(images, weights), min(images, weights), images * weights
+        return (
+            images == images
+            and weights == weights
+            and most <= self.high
+            and product <= self.product_high
+            and (least == 0 or min(least, product) >= self.low)
+        )
+
+
+class Plan(NamedTuple):
+    """How a layer is computed.
+
+    Attributes
+    ----------
+    sizes : ndarray of intp
+        What the kernel is told: `Sizes` there.
+    units, chunk : int
+        Units of work, and how many of them one call of the kernel does.
+    room : int
+        Numbers in a worker's space.
+    workers : int
+        No more than have something to do.
+    work : int
+        Multiply-adds.
+    weights : int
+        Numbers in the packed weights; 0 where each unit transforms its own.
+    packs, pack_chunk : int
+        Units that these are packed in, and how many in one call of the kernel.
+    limits : Limits
+        What the result is valid for.
+    """
+
+    sizes: Array
+    units: int
+    chunk: int
+    room: int
+    workers: int
+    work: int
+    weights: int
+    packs: int
+    pack_chunk: int
+    limits: Limits
+
+
+class Cut(NamedTuple):
+    """What a layer is cut into.
+
+    Attributes
+    ----------
+    depths : int
+        Blocks of channels, which sums are added up over: they follow from the layer and type alone.
+    blocks, together, turns : int
+        Blocks of filters, each the rows of a tile of the product; how many are taken together; and
+        how often.
+    parts : int
+        Parts of those turns, for units of their own.
+    tiles, columns : int
+        Tiles of a unit, in whole vectors, and units that those of the batch are cut into.
+    panel : int
+        Tiles that are multiplied together, in whole vectors.
+    """
+
+    depths: int
+    blocks: int
+    together: int
+    turns: int
+    parts: int
+    tiles: int
+    columns: int
+    panel: int
+
+    @classmethod
+    def of(cls, layer: Layer, itemsize: int, workers: int) -> "Cut":
+        """Cut a layer into units for so many workers."""
+        points = (layer.m + 2) ** 2
+        depths = -(-layer.channels * itemsize // DEPTH_BYTES)
+        blocks = -(-layer.filters // kernel.ROWS)
+        together = min(TOGETHER, blocks)
+        turns = -(-blocks // together)
+
+        # as many panels as there is room for, in units that are nearly alike
+        lanes = kernel.lanes(itemsize)
+        vectors = -(-layer.batch * layer.tiles(layer.m) // lanes)
+        room = INPUT_BYTES // (-(-layer.channels // depths) * points * itemsize * lanes)
+        most = max(1, min(room, kernel.TILES // lanes) // kernel.VECTORS) * kernel.VECTORS
+        wide = -(-vectors // -(-vectors // most))
+        if vectors > most:
+            wide = -(-wide // kernel.VECTORS) * kernel.VECTORS
+        columns = -(-vectors // wide)
+        panels = -(-wide // kernel.VECTORS)
+        tiles, panel = wide * lanes, -(-wide // panels) * lanes
+
+        work = points * layer.channels * layer.filters * tiles
+        sums = panels * points * turns * together * _odd_lines(kernel.ROWS * panel, itemsize)
+        parts = max(
+            -(-work // UNIT_WORK),
+            -(-sums * itemsize // SUM_BYTES) if depths > 1 else 1,
+            -(-SHARES * workers // (columns * layer.groups)) if workers > 1 else 1,
+        )
+        return cls(depths, blocks, together, turns, min(turns, parts), tiles, columns, panel)
+
+
+@functools.lru_cache(PLANS)
+def _plan(layer: Layer, dtype: np.dtype[Any], workers: int) -> Plan:
+    itemsize, m = dtype.itemsize, layer.m
+    cut = Cut.of(layer, itemsize, workers)
+    lanes, points = kernel.lanes(itemsize), (m + 2) ** 2
+    depth = -(-layer.channels // cut.depths)
+    panels = -(-cut.tiles // cut.panel)
+    part_turns = -(-cut.turns // cut.parts)
+    packed = cut.columns >= PACKED_UNITS
+    turn_rows = cut.together * kernel.ROWS
+
+    across = min(cut.tiles, -(-layer.shape[1] // m))
+    line = _odd_lines(cut.tiles * m + 2 * lanes + 2, itemsize)
+    lines = 2 * (m + 2) * line
+    scratch = _odd_lines((m + 2) * (across * m + 2 + lanes) + lanes, itemsize)
+    inputs_step = _odd_lines(depth * cut.panel, itemsize)
+    sums_step = _odd_lines(kernel.ROWS * cut.panel, itemsize)
+    weights_step = _odd_lines(turn_rows * depth, itemsize)
+    turn_sums = points * panels * cut.together * sums_step
+    rooms = [
+        _odd_lines(max(lanes * (scratch + lines), kernel.ROWS * cut.tiles * m * m), itemsize),
+        panels * points * inputs_step,
+        turn_sums * (part_turns if cut.depths > 1 else 1),
+        _odd_lines(9 * depth * kernel.ROWS + lanes, itemsize),
+        0 if packed else points * weights_step,
+    ]
+    shapes = [*layer.x_shape, *layer.shape, *layer.before]
+    sizes = [m, *layer[:4], *shapes, *cut, line, inputs_step, sums_step, weights_step]
+    units = layer.groups * cut.parts * cut.columns
+    threads = min(workers, units)
+    packs = layer.groups * cut.depths * cut.turns
+    weights = packs * points * weights_step
+    filters = min(layer.filters, part_turns * turn_rows)
+    unit_work = (layer.channels + RESULT_WORK) * (filters + IMAGE_WORK) * cut.tiles * points
+    return Plan(
+        sizes=np.array([*sizes, scratch, lines, *rooms], np.intp),
+        units=units,
+        chunk=_chunk(units, threads, CALL_WORK // unit_work),
+        room=sum(rooms) + kernel.ALIGNED // itemsize,
+        workers=threads,
+        work=math.prod(layer[:4]) * points * layer.tiles(m),
+        weights=weights if packed else 0,
+        packs=packs,
+        pack_chunk=_chunk(packs, threads, PACK_SIZE * packs // weights),
+        limits=Limits.of(layer, dtype),
+    )
+
+
+def _chunk(units: int, workers: int, limit: int) -> int:
+    """Units of one call of a kernel."""
+    share = units if workers == 1 else -(-units // (SHARES * workers))
+    return max(1, min(limit, share))
+
+
+def _odd_lines(numbers: int, itemsize: int) -> int:
+    """So many numbers or a few more: an odd number of lines of the cache.
+
+    What lies so far apart, up to 64 times, has places in the cache that do not clash.
+    """
+    lines = -(-numbers * itemsize // kernel.ALIGNED)
+    return (lines | 1) * kernel.ALIGNED // itemsize
+
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+def _in_groups(geometry: Geometry, w: Array) -> Array:
+    """View w (F, C/group, 3, 3) as (group, F/group, C/group, 3, 3)."""
+    return w.reshape(geometry.group, -1, *w.shape[1:])
+
+
+def _convolve(
+    layer: Layer, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+) -> list[slice]:
+    """Compute out; return the samples for which it is not valid."""
+    dtype = out.dtype
+    images = as_native(x, dtype)
+    bias = None if b is None else as_contiguous(b, dtype)
+    plan = _plan(layer, dtype, 1)
+    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plan = _plan(layer, dtype, threads)
+    packed = allocate("the transformed weights", (plan.weights,), dtype) if plan.weights else None
+    peaks = allocate("magnitudes", (plan.workers, layer.batch + 1), dtype, zero=True)
+    spaces = [(allocate("the scratch", (plan.room,), dtype), found) for found in peaks]
+
+    if packed is not None:
+
+        def pack(space: tuple[Array, Array], begin: int, end: int, packed: Array = packed) -> None:
+            room, found = space
+            kernel.pack(plan.sizes, w, packed, found, room, begin, end)
+
+        spread(pack, spaces, plan.packs, plan.pack_chunk)
+
+    def convolve(space: tuple[Array, Array], begin: int, end: int) -> None:
+        room, found = space
+        kernel.convolve(plan.sizes, images, w, packed, bias, out, found, room, begin, end)
+
+    spread(convolve, spaces, plan.units, plan.chunk)
+    return _failed(plan.limits, peaks)
+
+
+@np.errstate(all="ignore")
+def _failed(limits: Limits, peaks: Array) -> list[slice]:
+    """The samples for which tiles will not do, from the largest magnitudes in each and in w.
+
+    If it is w for which they will not, that is all of them.
+    """
+    found, *others = peaks
+    for other in others:
+        np.maximum(found, other, out=found)
+    *images, weights = found.tolist()
+    stretches: list[slice] = []
+    for n, peak in enumerate(images):
+        if not limits.allow(peak, weights):
+            begin = stretches.pop().start if stretches and stretches[-1].stop == n else n
+            stretches.append(slice(begin, n + 1))
+    return stretches

@@ -1,0 +1,665 @@
+# cython: language_level=3
+# The caller guarantees every size (see _engines/winograd.py), so indices are neither tested nor
+# wrapped, and cdivision saves the test for a divisor of 0: steps and counts are at least 1.
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The kernels of the engine `winograd`: 3x3 convolution by tiles of 2x2 or 4x4 results.
+
+A unit of work is a group, some filters, and some tiles, in the order of samples, rows and columns;
+tiles are the lanes of vectors. For each block of channels, and each of the (m + 2)^2 points::
+
+    x -> scratch: the m + 2 rows that a row of tiles reads
+      -> lines:   B^T d
+      -> inputs:  B^T d B        [panel][point][channel][tile]
+    w -> taps:                   [channel][tap][filter]
+      -> weights: G g G^T        [point][block of filters][channel][filter]
+         sums:    their products [panel][block of filters][point][filter][tile]
+      -> results: A^T s A + bias [filter][row][cell]
+      -> out
+
+Sums are added up over blocks of channels that depend on the layer alone, and no tile meets another:
+so a result's bits do not depend on the unit.
+"""
+
+cimport numpy as cnp
+from cython cimport floating
+
+cnp.import_array()
+
+cdef extern from "winograd.h" nogil:
+    enum:
+        FASTCONV_ROWS
+        FASTCONV_VECTORS
+        LANES_f32
+        LANES_f64
+    void copy_f32(float *, const float *, Py_ssize_t)
+    void copy_f64(double *, const double *, Py_ssize_t)
+    void fetch_f32(const float *, Py_ssize_t, int)
+    void fetch_f64(const double *, Py_ssize_t, int)
+    void clear_f32(float *, Py_ssize_t)
+    void clear_f64(double *, Py_ssize_t)
+    float peak_f32(const float *, Py_ssize_t, float)
+    double peak_f64(const double *, Py_ssize_t, double)
+    void transpose_f32(
+        Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t,
+        const float *)
+    void transpose_f64(
+        Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t,
+        const double *)
+    void tile_f32(
+        Py_ssize_t, Py_ssize_t, const float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
+        const float *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
+        Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t)
+    void tile_f64(
+        Py_ssize_t, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
+        const double *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
+        Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t)
+    void transform_lines_f32(
+        Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t, float *)
+    void transform_lines_f64(
+        Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, double *, Py_ssize_t, double *)
+    void transform_tiles_f32(Py_ssize_t, const float *, Py_ssize_t, float *, Py_ssize_t)
+    void transform_tiles_f64(Py_ssize_t, const double *, Py_ssize_t, double *, Py_ssize_t)
+    void transform_block_f32(
+        Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, int, float *, Py_ssize_t)
+    void transform_block_f64(
+        Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, int, double *, Py_ssize_t)
+    void transform_results_f32(
+        Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, float, float *, Py_ssize_t)
+    void transform_results_f64(
+        Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, double, double *, Py_ssize_t)
+
+cdef enum:
+    MAX_TILES = 256    # of a unit
+    MAX_LANES = 16
+    ALIGNMENT = 64     # bytes
+    AHEAD = 2          # channels that are brought to the cache beforehand
+
+# What `_engines/winograd.py` writes down as a row of integers, in this order.
+cdef struct Sizes:
+    Py_ssize_t m              # results of a tile along an axis, 2 or 4
+    Py_ssize_t batch
+    Py_ssize_t groups
+    Py_ssize_t channels       # of one group
+    Py_ssize_t filters        # of one group
+    Py_ssize_t x_height
+    Py_ssize_t x_width
+    Py_ssize_t height         # of the result
+    Py_ssize_t width
+    Py_ssize_t top            # rows of zeros before x; less than 0 where rows of x are left out
+    Py_ssize_t left
+    Py_ssize_t depths         # blocks that the channels are cut into
+    Py_ssize_t blocks         # that the filters are cut into, each the rows of a tile of products
+    Py_ssize_t together       # blocks whose weights are used together
+    Py_ssize_t turns          # so many there are of these
+    Py_ssize_t parts          # that the turns are cut into, for units of their own
+    Py_ssize_t tiles          # of a unit, whole vectors
+    Py_ssize_t units          # that the tiles of the batch are cut into
+    Py_ssize_t panel          # tiles that are multiplied together, whole vectors
+    Py_ssize_t line           # numbers from one transformed line of x to the next,
+    Py_ssize_t inputs_step    # and from one point to the next, of the transformed x of a panel,
+    Py_ssize_t sums_step      # of the sums of a block,
+    Py_ssize_t weights_step   # and of the weights that are used together
+    Py_ssize_t scratch_room   # parts of the space: numbers in the scratch of a channel,
+    Py_ssize_t lines_room     # in its lines,
+    Py_ssize_t first_room     # in those of a vector of channels, or in results
+    Py_ssize_t inputs_room    # in the transformed x,
+    Py_ssize_t sums_room
+    Py_ssize_t taps_room
+    Py_ssize_t weights_room   # and in the transformed weights; 0 where these are packed beforehand
+
+# Neighbouring tiles of a unit, in one row.
+cdef struct Run:
+    Py_ssize_t sample
+    Py_ssize_t row
+    Py_ssize_t column
+    Py_ssize_t length
+    Py_ssize_t at             # the first one's place in the unit
+
+
+cdef inline Py_ssize_t block_begin(
+    Py_ssize_t size, Py_ssize_t blocks, Py_ssize_t block
+) noexcept nogil:
+    """Where a block begins, of `blocks` nearly equal ones."""
+    return size * block // blocks
+
+
+cdef inline Py_ssize_t lanes_of(const floating *_) noexcept nogil:
+    if floating is float:
+        return LANES_f32
+    else:
+        return LANES_f64
+
+
+cdef inline void copy(floating *to, const floating *source, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        copy_f32(to, source, n)
+    else:
+        copy_f64(to, source, n)
+
+
+cdef inline void clear(floating *to, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        clear_f32(to, n)
+    else:
+        clear_f64(to, n)
+
+
+cdef inline void fetch(const floating *numbers, Py_ssize_t n, bint writes) noexcept nogil:
+    if floating is float:
+        fetch_f32(numbers, n, writes)
+    else:
+        fetch_f64(numbers, n, writes)
+
+
+cdef inline floating peak(const floating *numbers, Py_ssize_t n, floating most) noexcept nogil:
+    if floating is float:
+        return peak_f32(numbers, n, most)
+    else:
+        return peak_f64(numbers, n, most)
+
+
+cdef inline void transpose(
+    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
+    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
+) noexcept nogil:
+    """to[j * to_step + i] = source[i * source_step + j], any number of rows, the last first.
+
+    Up to a vector after each column of `to` is overwritten where that is below `to_end`.
+    """
+    cdef Py_ssize_t width = lanes_of(to)
+    cdef Py_ssize_t i = (rows - 1) // width * width
+    if source_step < 0:  # then the last row is not the one that the end must be far from
+        source_end = NULL
+    while i >= 0:
+        if floating is float:
+            transpose_f32(
+                min(width, rows - i), columns, source + i * source_step, source_step, source_end,
+                to + i, to_step, to_end)
+        else:
+            transpose_f64(
+                min(width, rows - i), columns, source + i * source_step, source_step, source_end,
+                to + i, to_step, to_end)
+        i -= width
+
+
+# --- x ------------------------------------------------------------------------------------------
+
+cdef Py_ssize_t list_runs(
+    const Sizes *z, Py_ssize_t begin, Py_ssize_t end, Run *runs
+) noexcept nogil:
+    """List tiles begin .. end, counted over the batch."""
+    cdef Py_ssize_t across = (z.width + z.m - 1) // z.m
+    cdef Py_ssize_t down = (z.height + z.m - 1) // z.m
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t tile = begin
+    while tile < end:
+        runs[count].at = tile - begin
+        runs[count].column = tile % across
+        runs[count].row = tile // across % down
+        runs[count].sample = tile // (across * down)
+        runs[count].length = min(across - runs[count].column, end - tile)
+        tile += runs[count].length
+        count += 1
+    return count
+
+
+cdef void fill_scratch(
+    const Sizes *z, const Run *run, Py_ssize_t pitch, const floating *x, const floating *x_end,
+    const Py_ssize_t *strides, Py_ssize_t channels, Py_ssize_t ahead, floating *scratch,
+) noexcept nogil:
+    """scratch[channel][row][cell] = what the tiles of a run read, with zeros around the image."""
+    cdef Py_ssize_t cells = run.length * z.m + 2
+    cdef Py_ssize_t first = run.column * z.m - z.left
+    cdef Py_ssize_t low = min(cells, max(<Py_ssize_t> 0, -first))
+    cdef Py_ssize_t high = max(low, min(cells, z.x_width - first))
+    cdef Py_ssize_t row, y, channel, i
+    cdef const floating *source
+    cdef floating *to
+    x += run.sample * strides[0] + (first + low) * strides[3]
+    for row in range(z.m + 2):
+        y = run.row * z.m - z.top + row
+        to = scratch + row * pitch
+        if not 0 <= y < z.x_height or low == high:
+            for channel in range(channels):
+                clear(to + channel * z.scratch_room, pitch)
+            continue
+        for channel in range(channels):
+            clear(to + channel * z.scratch_room, low)
+            clear(to + channel * z.scratch_room + high, pitch - high)
+        source = x + y * strides[2]
+        to += low
+        if strides[3] == 1:
+            for channel in range(channels):
+                copy(to + channel * z.scratch_room, source + channel * strides[1], high - low)
+                if ahead:
+                    fetch(source + (channel + ahead) * strides[1], high - low, False)
+        elif strides[1] == 1:
+            transpose(
+                high - low, channels, source, strides[3], x_end, to, z.scratch_room,
+                scratch + channels * z.scratch_room)
+        else:
+            for channel in range(channels):
+                for i in range(high - low):
+                    to[channel * z.scratch_room + i] = source[
+                        channel * strides[1] + i * strides[3]]
+
+
+cdef void transform_images(
+    const Sizes *z, const Run *runs, Py_ssize_t count, Py_ssize_t tiles, const floating *x,
+    const floating *x_end, const Py_ssize_t *strides, Py_ssize_t channels, floating *space,
+    floating *inputs, floating *peaks,
+) noexcept nogil:
+    """inputs[panel][point][channel][tile] = B^T d B for the tiles of a unit.
+
+    `peaks` takes the largest magnitudes in the samples of the unit, a vector each.
+    """
+    cdef Py_ssize_t width = lanes_of(x)
+    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    # channels are read together where they are the neighbours
+    cdef Py_ssize_t most = width if strides[1] == 1 and strides[3] != 1 else 1
+    cdef floating *lines = space + width * z.scratch_room
+    cdef Py_ssize_t begin = 0
+    cdef Py_ssize_t end, r, pitch, channel, tile, line
+    # lanes without tiles: subnormal numbers left in memory would take their time
+    for channel in range(min(most, channels)):
+        for line in range(2 * (z.m + 2)):
+            clear(
+                lines + channel * z.lines_room + line * z.line + tiles * z.m,
+                (tiles + width - 1) // width * width * z.m - tiles * z.m)
+    while begin < channels:
+        end = min(begin + most, channels)
+        for r in range(count):
+            pitch = (runs[r].length * z.m + 2 + width - 1) // width * width
+            fill_scratch(
+                z, runs + r, pitch, x + begin * strides[1], x_end, strides, end - begin,
+                AHEAD if end + AHEAD <= channels else 0, space)
+            for channel in range(end - begin):
+                if floating is float:
+                    transform_lines_f32(
+                        z.m, space + channel * z.scratch_room, pitch, pitch,
+                        lines + channel * z.lines_room + runs[r].at * z.m, z.line,
+                        peaks + (runs[r].sample - runs[0].sample) * width)
+                else:
+                    transform_lines_f64(
+                        z.m, space + channel * z.scratch_room, pitch, pitch,
+                        lines + channel * z.lines_room + runs[r].at * z.m, z.line,
+                        peaks + (runs[r].sample - runs[0].sample) * width)
+        for channel in range(begin, end):
+            tile = 0
+            while tile < tiles:
+                if floating is float:
+                    transform_tiles_f32(
+                        z.m, lines + (channel - begin) * z.lines_room + tile * z.m, z.line,
+                        inputs + tile // z.panel * points * z.inputs_step + channel * z.panel
+                        + tile % z.panel, z.inputs_step)
+                else:
+                    transform_tiles_f64(
+                        z.m, lines + (channel - begin) * z.lines_room + tile * z.m, z.line,
+                        inputs + tile // z.panel * points * z.inputs_step + channel * z.panel
+                        + tile % z.panel, z.inputs_step)
+                tile += width
+        begin = end
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+cdef floating transform_weights(
+    const Sizes *z, Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t block,
+    Py_ssize_t end_block, const floating *w, const floating *w_end, const Py_ssize_t *strides,
+    floating *taps, floating *to, floating most,
+) noexcept nogil:
+    """to[point][block][channel][filter] = G g G^T; return the largest magnitude so far.
+
+    strides are those of filters, channels, and the kernel's two axes.
+    """
+    cdef Py_ssize_t first = block_begin(z.filters, z.blocks, block)
+    # neighbours, in order or turned by half a turn
+    cdef Py_ssize_t turned = strides[2] == -3 and strides[3] == -1
+    cdef bint in_line = turned or (strides[2] == 3 and strides[3] == 1)
+    cdef Py_ssize_t f, rows, c, k, i
+    cdef const floating *source
+    cdef floating *tap
+    w += channel * strides[1] - 8 * turned
+    while block < end_block:
+        f = block_begin(z.filters, z.blocks, block)
+        rows = block_begin(z.filters, z.blocks, block + 1) - f
+        if in_line and strides[1] == 9:
+            transpose(
+                rows, 9 * channels, w + f * strides[0], strides[0], w_end, taps, rows,
+                taps + z.taps_room)
+        elif in_line:
+            for c in range(channels):
+                transpose(
+                    rows, 9, w + f * strides[0] + c * strides[1], strides[0], w_end,
+                    taps + c * 9 * rows, rows, taps + z.taps_room)
+        else:
+            for c in range(channels):
+                for k in range(9):
+                    source = (
+                        w + f * strides[0] + c * strides[1] + k // 3 * strides[2]
+                        + k % 3 * strides[3])
+                    tap = taps + (c * 9 + k) * rows
+                    for i in range(rows):
+                        tap[i] = source[i * strides[0]]
+        most = peak(taps, 9 * channels * rows, most)
+        if floating is float:
+            transform_block_f32(
+                z.m, taps, rows, channels, turned, to + (f - first) * channels,
+                z.weights_step)
+        else:
+            transform_block_f64(
+                z.m, taps, rows, channels, turned, to + (f - first) * channels,
+                z.weights_step)
+        block += 1
+    return most
+
+
+# --- products -----------------------------------------------------------------------------------
+
+cdef void multiply(
+    const Sizes *z, Py_ssize_t channels, Py_ssize_t block, Py_ssize_t end_block, Py_ssize_t tiles,
+    const floating *weights, const floating *inputs, floating *sums, Py_ssize_t blocks, bint add,
+) noexcept nogil:
+    """sums[panel][block][point][filter][tile] = U . V over the channels, or += that.
+
+    `sums` begin with `block`; there are `blocks` of a panel.
+    """
+    cdef Py_ssize_t width = lanes_of(inputs)
+    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    cdef Py_ssize_t first = block_begin(z.filters, z.blocks, block)
+    cdef Py_ssize_t zero = 0
+    cdef Py_ssize_t panels = (tiles + z.panel - 1) // z.panel
+    cdef Py_ssize_t point, panel, vectors, i, f, rows
+    cdef const floating *u
+    cdef const floating *v
+    cdef floating *to
+    for point in range(points):
+        for panel in range(panels):
+            vectors = (min(z.panel, tiles - panel * z.panel) + width - 1) // width
+            v = inputs + (panel * points + point) * z.inputs_step
+            f = 0
+            for i in range(block, end_block):
+                rows = block_begin(z.filters, z.blocks, i + 1) - first - f
+                u = weights + point * z.weights_step + f * channels
+                to = sums + ((panel * blocks + i - block) * points + point) * z.sums_step
+                if floating is float:
+                    tile_f32(
+                        rows, vectors, u, NULL, 0, 0, v, NULL, 1, &zero, &channels, z.panel,
+                        to if add else NULL, z.panel, NULL, to, z.panel)
+                else:
+                    tile_f64(
+                        rows, vectors, u, NULL, 0, 0, v, NULL, 1, &zero, &channels, z.panel,
+                        to if add else NULL, z.panel, NULL, to, z.panel)
+                f += rows
+
+
+cdef inline void fetch_run(
+    const Sizes *z, const Run *run, const floating *out, const Py_ssize_t *strides
+) noexcept nogil:
+    """Have the cells that `store_run` writes brought to the cache."""
+    cdef Py_ssize_t cells = min(run.length * z.m, z.width - run.column * z.m)
+    cdef Py_ssize_t y
+    for y in range(run.row * z.m, min((run.row + 1) * z.m, z.height)):
+        fetch(
+            out + run.sample * strides[0] + y * strides[2] + run.column * z.m, cells, True)
+
+
+cdef void store_run(
+    const Sizes *z, const Run *run, Py_ssize_t rows, const floating *results, Py_ssize_t pitch,
+    Py_ssize_t line, floating *out, const Py_ssize_t *strides,
+) noexcept nogil:
+    """Write the results [filter][row][cell] of a run's tiles, as far as the image goes."""
+    cdef Py_ssize_t cells = min(run.length * z.m, z.width - run.column * z.m)
+    cdef Py_ssize_t y, f, i
+    cdef const floating *source
+    cdef floating *to
+    out += run.sample * strides[0] + run.column * z.m * strides[3]
+    for y in range(run.row * z.m, min((run.row + 1) * z.m, z.height)):
+        source = results + (y - run.row * z.m) * line + run.at * z.m
+        to = out + y * strides[2]
+        if strides[3] == 1:
+            for f in range(rows):
+                copy(to + f * strides[1], source + f * pitch, cells)
+        elif strides[1] == 1:
+            transpose(rows, cells, source, pitch, results + rows * pitch, to, strides[3], NULL)
+        else:
+            for f in range(rows):
+                for i in range(cells):
+                    to[f * strides[1] + i * strides[3]] = source[f * pitch + i]
+
+
+cdef void store_results(
+    const Sizes *z, const Run *runs, Py_ssize_t count, Py_ssize_t tiles, Py_ssize_t block,
+    Py_ssize_t end_block, const floating *sums, Py_ssize_t blocks, const floating *bias,
+    floating *results, floating *out, const Py_ssize_t *strides,
+) noexcept nogil:
+    """out = A^T s A + bias; `sums` as in `multiply`, bias and out those of the group."""
+    cdef Py_ssize_t width = lanes_of(sums)
+    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    cdef Py_ssize_t line = z.tiles * z.m
+    cdef Py_ssize_t pitch = line * z.m
+    cdef bint by_blocks = strides[1] == 1 and strides[3] != 1  # filters are the neighbours
+    cdef Py_ssize_t panels = (tiles + z.panel - 1) // z.panel
+    cdef Py_ssize_t f, rows, i, panel, tile, vectors, r
+    cdef const floating *source
+    cdef floating *to
+    cdef floating added
+    while block < end_block:
+        f = block_begin(z.filters, z.blocks, block)
+        rows = block_begin(z.filters, z.blocks, block + 1) - f
+        for i in range(rows):
+            if strides[3] == 1:
+                for r in range(count):
+                    fetch_run(z, runs + r, out + (f + i) * strides[1], strides)
+            added = 0 if bias == NULL else bias[f + i]
+            for panel in range(panels):
+                tile = panel * z.panel
+                vectors = (min(z.panel, tiles - tile) + width - 1) // width
+                source = sums + panel * blocks * points * z.sums_step + i * z.panel
+                to = results + (i * pitch if by_blocks else 0) + tile * z.m
+                if floating is float:
+                    transform_results_f32(
+                        z.m, source, z.sums_step, vectors, added, to, line)
+                else:
+                    transform_results_f64(
+                        z.m, source, z.sums_step, vectors, added, to, line)
+            if not by_blocks:
+                for r in range(count):
+                    store_run(
+                        z, runs + r, 1, results, pitch, line, out + (f + i) * strides[1], strides)
+        if by_blocks:
+            for r in range(count):
+                store_run(z, runs + r, rows, results, pitch, line, out + f * strides[1], strides)
+        sums += points * z.sums_step
+        block += 1
+
+
+cdef void convolve_unit(
+    const Sizes *z, Py_ssize_t unit, const floating *x, const floating *x_end,
+    const Py_ssize_t *x_strides, const floating *w, const floating *w_end,
+    const Py_ssize_t *w_strides, const floating *packed, const floating *bias, floating *out,
+    const Py_ssize_t *out_strides, floating *peaks, floating *space,
+) noexcept nogil:
+    """Compute one unit; peaks[sample] and peaks[batch], the weights', grow to what was met."""
+    cdef Run runs[MAX_TILES]
+    cdef floating found[MAX_TILES * MAX_LANES]
+    cdef Py_ssize_t width = lanes_of(x)
+    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    cdef Py_ssize_t total = (
+        (z.width + z.m - 1) // z.m * ((z.height + z.m - 1) // z.m) * z.batch)
+    cdef floating *inputs = space + z.first_room
+    cdef floating *sums = inputs + z.inputs_room
+    cdef floating *taps = sums + z.sums_room
+    cdef floating *weights = taps + z.taps_room
+    cdef floating *at
+    cdef const floating *u
+    cdef Py_ssize_t part, group, begin, end, count, depth, channel, channels, turn, first_turn
+    cdef Py_ssize_t end_turn, block, end_block, blocks, i
+    begin = unit % z.units * z.tiles
+    end = min(begin + z.tiles, total)
+    part = unit // z.units % z.parts
+    group = unit // z.units // z.parts
+    count = list_runs(z, begin, end, runs)
+    clear(found, (runs[count - 1].sample - runs[0].sample + 1) * width)
+    x += group * z.channels * x_strides[1]
+    w += group * w_strides[0]
+    out += group * z.filters * out_strides[1]
+    if bias != NULL:
+        bias += group * z.filters
+    first_turn = block_begin(z.turns, z.parts, part)
+    end_turn = block_begin(z.turns, z.parts, part + 1)
+    blocks = z.together
+    if z.depths > 1:
+        blocks *= end_turn - first_turn
+    for depth in range(z.depths):
+        channel = block_begin(z.channels, z.depths, depth)
+        channels = block_begin(z.channels, z.depths, depth + 1) - channel
+        transform_images(
+            z, runs, count, end - begin, x + channel * x_strides[1], x_end, x_strides, channels,
+            space, inputs, found)
+        for turn in range(first_turn, end_turn):
+            block = turn * z.together
+            end_block = min(block + z.together, z.blocks)
+            if packed == NULL:
+                u = weights
+                peaks[z.batch] = transform_weights(
+                    z, channel, channels, block, end_block, w, w_end, w_strides + 1, taps, weights,
+                    peaks[z.batch])
+            else:
+                u = packed + (
+                    ((group * z.depths + depth) * z.turns + turn) * points * z.weights_step)
+            at = sums
+            if z.depths > 1:
+                at += (turn - first_turn) * z.together * points * z.sums_step
+            multiply(
+                z, channels, block, end_block, end - begin, u, inputs, at, blocks, depth > 0)
+            if depth + 1 == z.depths:
+                store_results(
+                    z, runs, count, end - begin, block, end_block, at, blocks, bias, space, out,
+                    out_strides)
+    for i in range(runs[count - 1].sample - runs[0].sample + 1):
+        at = peaks + runs[0].sample + i
+        at[0] = peak(found + i * width, width, at[0])
+
+
+# --- what Python calls --------------------------------------------------------------------------
+
+cdef inline void set_strides(cnp.ndarray array, Py_ssize_t *strides) noexcept:
+    """The strides of an array, in elements."""
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(array)):
+        strides[axis] = cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
+
+
+cdef inline void *end_of(cnp.ndarray array) noexcept:
+    """Where the last of an array's elements in memory ends."""
+    cdef char *end = <char *> cnp.PyArray_DATA(array) + cnp.PyArray_ITEMSIZE(array)
+    cdef int axis
+    for axis in range(cnp.PyArray_NDIM(array)):
+        end += max(<Py_ssize_t> 0, cnp.PyArray_STRIDE(array, axis)) * (
+            cnp.PyArray_DIM(array, axis) - 1)
+    return end
+
+
+cdef inline void *aligned(cnp.ndarray space) noexcept:
+    """The first place in `space` where a vector crosses no line of the cache."""
+    cdef size_t place = <size_t> cnp.PyArray_DATA(space)
+    return <void *> ((place + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+
+
+cdef void pack_unit(
+    const Sizes *z, Py_ssize_t unit, const floating *w, const floating *w_end,
+    const Py_ssize_t *strides, floating *packed, floating *peaks, floating *taps,
+) noexcept nogil:
+    cdef Py_ssize_t block = unit % z.turns * z.together
+    cdef Py_ssize_t depth = unit // z.turns % z.depths
+    cdef Py_ssize_t group = unit // z.turns // z.depths
+    cdef Py_ssize_t channel = block_begin(z.channels, z.depths, depth)
+    cdef Py_ssize_t channels = block_begin(z.channels, z.depths, depth + 1) - channel
+    peaks[z.batch] = transform_weights(
+        z, channel, channels, block, min(block + z.together, z.blocks), w + group * strides[0],
+        w_end, strides + 1, taps, packed + unit * (z.m + 2) * (z.m + 2) * z.weights_step,
+        peaks[z.batch])
+
+
+def pack(
+    cnp.ndarray sizes not None, cnp.ndarray w not None, cnp.ndarray packed not None,
+    cnp.ndarray peaks not None, cnp.ndarray space not None, Py_ssize_t begin, Py_ssize_t end,
+):
+    """Transform units begin .. end of w (group, F/group, C/group, 3, 3): a few blocks of filters.
+
+    The last of `peaks` grows to the largest magnitude in them.
+    """
+    cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)
+    cdef Py_ssize_t strides[5]
+    cdef Py_ssize_t unit
+    cdef void *source = cnp.PyArray_DATA(w)
+    cdef void *end_of_w = end_of(w)
+    cdef void *to = cnp.PyArray_DATA(packed)
+    cdef void *found = cnp.PyArray_DATA(peaks)
+    cdef void *room = aligned(space)
+    cdef bint single = cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32
+    set_strides(w, strides)
+    with nogil:
+        for unit in range(begin, end):
+            if single:
+                pack_unit(
+                    z, unit, <const float *> source, <const float *> end_of_w, strides,
+                    <float *> to, <float *> found, <float *> room)
+            else:
+                pack_unit(
+                    z, unit, <const double *> source, <const double *> end_of_w, strides,
+                    <double *> to, <double *> found, <double *> room)
+
+
+def convolve(
+    cnp.ndarray sizes not None, cnp.ndarray x not None, cnp.ndarray w not None,
+    cnp.ndarray packed, cnp.ndarray bias, cnp.ndarray out not None, cnp.ndarray peaks not None,
+    cnp.ndarray space not None, Py_ssize_t begin, Py_ssize_t end,
+):
+    """Compute units begin .. end of out (N, F, OH, OW) from x (N, C, H, W) and the weights.
+
+    These are w (group, F/group, C/group, 3, 3) itself where they are not packed. peaks (N + 1,)
+    grow to the largest magnitudes in each sample and, the last, in w.
+    """
+    cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)
+    cdef Py_ssize_t strides[13]
+    cdef Py_ssize_t unit
+    cdef void *source = cnp.PyArray_DATA(x)
+    cdef void *source_end = end_of(x)
+    cdef void *taps = cnp.PyArray_DATA(w)
+    cdef void *taps_end = end_of(w)
+    cdef void *weights = NULL if packed is None else cnp.PyArray_DATA(packed)
+    cdef void *added = NULL if bias is None else cnp.PyArray_DATA(bias)
+    cdef void *target = cnp.PyArray_DATA(out)
+    cdef void *found = cnp.PyArray_DATA(peaks)
+    cdef void *room = aligned(space)
+    cdef bint single = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
+    set_strides(x, strides)
+    set_strides(w, strides + 4)
+    set_strides(out, strides + 9)
+    with nogil:
+        for unit in range(begin, end):
+            if single:
+                convolve_unit(
+                    z, unit, <const float *> source, <const float *> source_end, strides,
+                    <const float *> taps, <const float *> taps_end, strides + 4,
+                    <const float *> weights, <const float *> added, <float *> target,
+                    strides + 9, <float *> found, <float *> room)
+            else:
+                convolve_unit(
+                    z, unit, <const double *> source, <const double *> source_end, strides,
+                    <const double *> taps, <const double *> taps_end, strides + 4,
+                    <const double *> weights, <const double *> added, <double *> target,
+                    strides + 9, <double *> found, <double *> room)
+
+
+# Of this build: rows and vectors of a tile of products. Eight rows lie in whole vectors.
+ROWS, VECTORS = min(8, FASTCONV_ROWS), FASTCONV_VECTORS
+TILES = MAX_TILES  # of a unit, at most
+ALIGNED = ALIGNMENT  # bytes; a space is longer by one less than these
+
+
+def lanes(Py_ssize_t itemsize):
+    """Numbers of that size in one vector."""
+    return LANES_f32 if itemsize == sizeof(float) else LANES_f64

@@ -1,0 +1,461 @@
+"""The engine `winograd`: its accuracy, the bits that it promises, what it leaves to other engines.
+
+The matrices of its transforms stand here once more, in float64, for the bound of ACCURACY.md.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from arrays import assert_same_bits
+from cases import integer_array, parameters
+from test_fused import Case, both_passes, channels_last, filters_last, inputs, normal
+
+import fastconv
+from fastconv import _kernels, reference
+from fastconv._engines import select_engine, winograd
+from fastconv._geometry import conv_geometry
+from fastconv._memory import allocate as allocate_memory
+
+DTYPES = [np.float32, np.float64]
+both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+
+# m: A^T, G, B^T
+MATRICES = {
+    2: (
+        np.array([[1, 1, 1, 0], [0, 1, -1, 1]]),
+        np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+        np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
+    ),
+    4: (
+        np.array(
+            [[1, 1, 1, 1, 1, 0], [0, 1, -1, 0.5, -2, 0], [0, 1, 1, 0.25, 4, 0],
+             [0, 1, -1, 0.125, -8, 1]]
+        ),
+        np.array([[15, 0, 0], [5, 5, 5], [-5, 5, -5], [-16, -8, -4], [1, -2, 4], [0, 0, 15]]) / 15,
+        np.array(
+            [[2, -3, -4, 3, 2, 0], [0, -2, 1, 5, 2, 0], [0, 2, -5, 1, 2, 0], [0, -4, -2, 4, 2, 0],
+             [0, 1, -2, -1, 2, 0], [0, 2, -3, -4, 3, 2]]
+        ) / 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _plans_made_anew(monkeypatch):
+    """One remembered may be of another build, tile or limit."""
+    monkeypatch.setattr(winograd, "_plan", winograd._plan.__wrapped__)
+
+
+@pytest.fixture(params=_kernels.RUNNABLE)
+def build(request, monkeypatch):
+    """Each build of the kernels that this machine can run, in turn."""
+    monkeypatch.setattr(winograd, "kernel", _kernels.load("winograd", request.param))
+
+
+@pytest.fixture(params=[2, 4], ids=["F2", "F4"])
+def m(request, monkeypatch):
+    """Tiles of each size, whatever the layer."""
+    monkeypatch.setattr(winograd.Layer, "m", request.param)
+    return request.param
+
+
+def passes(x, w, b, dout, case, **keywords):
+    """Out and dx, and a transposed convolution with a bias."""
+    given = {"engine": "winograd", **case.params, **keywords}
+    out, cache = fastconv.conv_forward(x, w, b, **given)
+    dx, _, _ = fastconv.conv_backward(dout, cache, propagate_down=(True, False, False))
+    return out, dx, fastconv.deconv(dout, w, np.arange(x.shape[1]).astype(x.dtype), **given)
+
+
+# x (N, C, H, W) and w (F, C/group, 3, 3): results of all sizes about those of tiles and vectors.
+EDGES = [
+    *(Case((2, 5, size + 2, size + 2), (7, 5, 3, 3)) for size in range(1, 14)),
+    *(Case((3, 17, 6, 9), (33, 17, 3, 3), pad=((pad, pad),) * 2) for pad in range(5)),
+    Case((2, 34, 7, 5), (38, 17, 3, 3), pad=((0, 3), (4, 1)), group=2),
+    Case((1, 3, 1, 40), (2, 3, 3, 3), pad=((1, 1), (0, 2))),
+    Case((20, 16, 4, 3), (16, 16, 3, 3), pad=1),
+    Case((1, 130, 5, 30), (75, 130, 3, 3), pad=1),
+    Case((1, 6, 19, 70), (10, 3, 3, 3), pad=1, group=2),
+]
+edges = pytest.mark.parametrize("case", EDGES, ids=lambda case: f"{case.x_shape} {case.pad}")
+
+
+# --- accuracy ---------------------------------------------------------------------------------
+
+
+def forward_bound(x, w, pads, group, m):
+    """E = |A^T| [sum_c (|G||g||G^T|) * (|B^T||d||B|)] |A|, for each result."""
+    at, g, bt = (np.abs(matrix) for matrix in MATRICES[m])
+    n, channels, height, width = x.shape
+    (top, bottom), (left, right) = pads
+    shape = height + top + bottom - 2, width + left + right - 2
+    tiles = [-(-size // m) for size in shape]
+    image = np.zeros((n, channels, *(m * count + 2 for count in tiles)))
+    # where padding is less than 0, cells are left out
+    rows, columns = slice(max(0, -top), height), slice(max(0, -left), width)
+    inside = np.abs(x[:, :, rows, columns])[..., : image.shape[2], : image.shape[3]]
+    at_row, at_column = max(0, top), max(0, left)
+    inside = inside[..., : image.shape[2] - at_row, : image.shape[3] - at_column]
+    image[:, :, at_row : at_row + inside.shape[2], at_column : at_column + inside.shape[3]] = inside
+    windows = np.lib.stride_tricks.sliding_window_view(image, (m + 2, m + 2), (2, 3))
+    d = windows[:, :, ::m, ::m].reshape(n, group, channels // group, *tiles, m + 2, m + 2)
+    v = np.einsum("ia,ngctuab,jb->ngctuij", bt, d, bt)
+    u = np.einsum("ia,gfcab,jb->gfcij", g, np.abs(w).reshape(group, -1, *w.shape[1:]), g)
+    sums = np.einsum("gfcij,ngctuij->ngftuij", u, v)
+    found = np.einsum("ai,ngftuij,bj->ngftaub", at, sums, at)
+    found = found.reshape(n, -1, tiles[0] * m, tiles[1] * m)
+    return found[:, :, : shape[0], : shape[1]]
+
+
+def assert_within(got, wanted, bound, channels, dtype):
+    unit = np.finfo(dtype).eps / 2
+    limit = (8 + 2 * math.sqrt(channels)) * unit * bound
+    error = np.abs(got - wanted)
+    assert (error <= limit).all(), (error / np.maximum(limit, 1e-300)).max()
+
+
+def turned(w, group):
+    """The weights of the gradient: filters and channels exchanged, turned by half a turn."""
+    grouped = w.reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
+    return grouped.reshape(-1, *grouped.shape[2:])[..., ::-1, ::-1]
+
+
+@edges
+@both_types
+@pytest.mark.parametrize("kind", ["normal", "positive"])
+def test_error_is_within_the_bound_of_its_tile(kind, dtype, case, m, build):
+    x, w, b, dout = normal(case, dtype)
+    if kind == "positive":
+        x, w, b, dout = map(np.abs, (x, w, b, dout))
+    pads = conv_geometry(
+        case.x_shape, case.w_shape, stride=1, pad=case.pad, dilation=1, group=case.group
+    ).pad
+    wide = np.longdouble if dtype == np.float64 else np.float64
+    x_wide, w_wide, b_wide, dout_wide = (array.astype(wide) for array in (x, w, b, dout))
+    out, dx, back = passes(x, w, b, dout, case)
+    wanted = reference.conv_forward_shifted(x_wide, w_wide, b_wide, **case.params)
+    bound = forward_bound(x, w, pads, case.group, m) + np.abs(b)[:, np.newaxis, np.newaxis]
+    assert_within(out, wanted, bound, w.shape[1], dtype)
+    wanted, _, _ = reference.conv_backward_shifted(dout_wide, x_wide, w_wide, **case.params)
+    pads = [tuple(2 - pad for pad in pair) for pair in pads]
+    bound = forward_bound(dout, turned(w, case.group), pads, case.group, m)
+    filters = len(w) // case.group
+    assert_within(dx, wanted, bound, filters, dtype)
+    added = np.arange(x.shape[1]).reshape(-1, 1, 1)
+    assert_within(back, wanted + added, bound + added, filters, dtype)
+
+
+@pytest.mark.parametrize("channels", [64, 128, 256, 384, 512])
+def test_promise_to_users(channels, m):
+    """max|err| / max|out| at most 4e-6 for F(2x2), 2e-5 for F(4x4), in float32."""
+    case = Case((1, channels, 14, 14), (64, channels, 3, 3), pad=1)
+    x, w, b, dout = normal(case)
+    out, _, _ = passes(x, w, b, dout, case)
+    wanted = fastconv.conv(
+        *(array.astype(np.float64) for array in (x, w, b)), pad=1, engine="caffe"
+    )
+    assert np.abs(out - wanted).max() / np.abs(wanted).max() < {2: 4e-6, 4: 2e-5}[m]
+
+
+@edges
+@both_types
+def test_small_tiles_are_exact_on_integers(case, dtype, build, monkeypatch):
+    """G of F(2x2) halves twice: weights are multiples of 4."""
+    monkeypatch.setattr(winograd.Layer, "m", 2)
+    x, w, b, dout = (array.astype(dtype) for array in inputs(case))
+    w *= 4
+    out, dx, back = passes(x, w, b, dout, case)
+    wanted = both_passes(x, w, b, dout, engine="caffe", **case.params)
+    np.testing.assert_array_equal(out, wanted[0])
+    np.testing.assert_array_equal(dx, wanted[1])
+    np.testing.assert_array_equal(back, wanted[1] + np.arange(x.shape[1]).reshape(-1, 1, 1))
+
+
+def test_the_gradient_is_the_adjoint(monkeypatch):
+    """<conv(x), y> == <x, dx(y)>, exactly, by F(2x2) in float64."""
+    monkeypatch.setattr(winograd.Layer, "m", 2)
+    case = Case((2, 16, 6, 5), (18, 16, 3, 3), pad=((1, 2), (3, 0)))
+    rng = np.random.default_rng(0)
+    x, w = (integer_array(rng, shape).astype(np.float64) for shape in case[:2])
+    out, cache = fastconv.conv_forward(x, 4 * w, pad=case.pad, engine="winograd")
+    y = integer_array(rng, out.shape).astype(np.float64)
+    dx, dw, _ = fastconv.conv_backward(y, cache)
+    assert np.vdot(out, y) == np.vdot(x, dx) == np.vdot(4 * w, dw)
+
+
+def test_gradient_of_weights_is_that_of_fused():
+    case = Case((2, 16, 9, 8), (18, 16, 3, 3), pad=1)
+    arrays = normal(case)
+    got = both_passes(*arrays, engine="winograd", pad=1)
+    wanted = both_passes(*arrays, engine="fused", pad=1)
+    assert_same_bits(got[2], wanted[2])
+    assert_same_bits(got[3], wanted[3])
+
+
+# --- the same bits ----------------------------------------------------------------------------
+
+LAYERS = [
+    Case((7, 20, 7, 7), (34, 20, 3, 3), pad=1),
+    Case((3, 150, 9, 14), (70, 150, 3, 3), pad=((1, 0), (2, 2))),
+    Case((2, 34, 30, 41), (36, 17, 3, 3), pad=1, group=2),
+]
+layers = pytest.mark.parametrize("case", LAYERS, ids=lambda case: "x".join(map(str, case.x_shape)))
+SMALL_LIMITS = {
+    "INPUT_BYTES": 1,
+    "SUM_BYTES": 1,
+    "TOGETHER": 1,
+    "UNIT_WORK": 2**14,
+    "CALL_WORK": 1,
+    "PACK_SIZE": 1,
+}
+LIMITS = [
+    *({name: value} for name, value in SMALL_LIMITS.items()),
+    {"PACKED_UNITS": 1},
+    {"PACKED_UNITS": 10**9},
+    {**SMALL_LIMITS, "PACKED_UNITS": 1},
+    {**SMALL_LIMITS, "PACKED_UNITS": 10**9},
+]
+
+
+@layers
+@both_types
+def test_cuts_and_workers_change_no_bits(case, dtype, m, build, monkeypatch):
+    arrays = normal(case, dtype)
+    wanted = passes(*arrays, case, workers=1)
+    monkeypatch.setattr(winograd, "THREAD_WORK", 0)
+    for limits in LIMITS:
+        with monkeypatch.context() as patch:
+            for name, value in limits.items():
+                patch.setattr(winograd, name, value)
+            for workers in (1, 2, 5):
+                for got, target in zip(passes(*arrays, case, workers=workers), wanted, strict=True):
+                    assert_same_bits(got, target)
+
+
+@layers
+@both_types
+def test_a_sample_has_the_same_bits_in_any_batch(case, dtype, m, build):
+    x, w, b, dout = normal(case, dtype)
+    whole = passes(x, w, b, dout, case)
+    for begin in range(len(x)):
+        for part in (slice(begin, begin + 1), slice(begin, None)):
+            for got, target in zip(passes(x[part], w, b, dout[part], case), whole, strict=True):
+                assert_same_bits(got, target[part])
+
+
+@layers
+@both_types
+def test_memory_layouts_give_the_same_bits(case, dtype, m, build):
+    def mirrored(array):
+        return array[:, ::-1, ::-1, ::-1].copy()[:, ::-1, ::-1, ::-1]
+
+    def sliced(array):
+        return np.repeat(array, 2, axis=3)[..., ::2]
+
+    arrays = normal(case, dtype)
+    wanted = passes(*arrays, case)
+    for turn, turn_w in (
+        (channels_last, filters_last), (mirrored, mirrored), (sliced, sliced),
+        (np.asfortranarray, np.asfortranarray), (np.array, turned_in_memory),
+    ):  # fmt: skip
+        x, w, b, dout = arrays
+        out, dx = (turn(np.full_like(array, np.nan)) for array in wanted[:2])
+        _, cache = fastconv.conv_forward(
+            turn(x), turn_w(w), b, engine="winograd", out=out, **case.params
+        )
+        fastconv.conv_backward(turn(dout), cache, propagate_down=(True, False, False), dx=dx)
+        assert_same_bits(np.ascontiguousarray(out), wanted[0])
+        assert_same_bits(np.ascontiguousarray(dx), wanted[1])
+
+
+def turned_in_memory(w):
+    """The same weights, whose kernels lie backwards."""
+    return w[..., ::-1, ::-1].copy()[..., ::-1, ::-1]
+
+
+@both_types
+def test_nothing_left_in_memory_reaches_a_result(dtype, m, build, monkeypatch):
+    def allocate(name, shape, dtype, *, zero=False):
+        return np.full(shape, 0 if zero else np.nan, dtype)
+
+    for case, packed in itertools.product((*LAYERS, *EDGES[::3]), (1, 10**9)):
+        arrays = normal(case, dtype)
+        monkeypatch.setattr(winograd, "PACKED_UNITS", packed)
+        monkeypatch.setattr(winograd, "allocate", allocate_memory)
+        wanted = passes(*arrays, case)
+        monkeypatch.setattr(winograd, "allocate", allocate)
+        for got, target in zip(passes(*arrays, case), wanted, strict=True):
+            assert_same_bits(got, target)
+
+
+# --- what it leaves to other engines ----------------------------------------------------------
+
+SPECIAL = Case((5, 20, 9, 8), (17, 20, 3, 3), pad=1)
+
+
+@both_types
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "max", "large", "subnormal"])
+def test_one_sample_with_such_numbers_changes_no_other(value, dtype, m, build):
+    x, w, b, dout = normal(SPECIAL, dtype)
+    clean = passes(x, w, b, dout, SPECIAL)
+    limits = np.finfo(dtype)
+    if value == "subnormal":
+        x[2] *= limits.tiny
+        dout[2] *= limits.tiny
+    else:
+        value = {"max": limits.max, "large": limits.max / 100}.get(value, value)
+        x[2, 3, 4, 5] = dout[2, 16, 0, 7] = value
+    direct = passes(x, w, b, dout, SPECIAL, engine="fused")
+    for got, others, special in zip(passes(x, w, b, dout, SPECIAL), clean, direct, strict=True):
+        assert_same_bits(got[2], special[2])
+        for n in (0, 1, 3, 4):
+            assert_same_bits(got[n], others[n])
+
+
+@both_types
+@pytest.mark.parametrize("value", [np.nan, np.inf, "max", "subnormal"])
+def test_such_weights_send_the_call_to_fused(value, dtype, m, build):
+    x, w, b, dout = normal(SPECIAL, dtype)
+    limits = np.finfo(dtype)
+    if value == "subnormal":
+        w *= limits.tiny
+    else:
+        w[3, 4, 2, 0] = limits.max if value == "max" else value
+    direct = passes(x, w, b, dout, SPECIAL, engine="fused")
+    for got, wanted in zip(passes(x, w, b, dout, SPECIAL), direct, strict=True):
+        assert_same_bits(got, wanted)
+
+
+@both_types
+def test_what_is_not_finite_lies_where_direct_convolution_has_it(dtype):
+    rng = np.random.default_rng(0)
+    for case, where in itertools.product(EDGES[13:], range(4)):
+        arrays = [array.astype(dtype) for array in inputs(case)]
+        if not arrays[where].size:
+            continue
+        arrays[where].flat[rng.integers(arrays[where].size)] = rng.choice([np.nan, np.inf, -np.inf])
+        got = passes(*arrays, case)
+        for value, wanted in zip(got, passes(*arrays, case, engine="caffe"), strict=True):
+            np.testing.assert_array_equal(np.isnan(value), np.isnan(wanted))
+            np.testing.assert_array_equal(np.isposinf(value), np.isposinf(wanted))
+            np.testing.assert_array_equal(np.isneginf(value), np.isneginf(wanted))
+
+
+@both_types
+def test_limits_of_magnitude_keep_all_numbers_finite(dtype, m):
+    """Signs chosen so that a result grows as much as the bound has it."""
+    a, g, b = MATRICES[m]
+    rows = [np.abs(matrix).sum(axis=1).argmax() for matrix in (a, g, b)]
+    signs = [np.sign(matrix[row]) for matrix, row in zip((g, b), rows[1:], strict=True)]
+    w = np.broadcast_to(np.outer(signs[0], signs[0]), (16, 16, 3, 3)).astype(dtype)
+    x = np.broadcast_to(np.outer(signs[1], signs[1]), (1, 16, m + 2, m + 2)).astype(dtype)
+    limits = winograd.Limits.of(winograd.Layer.forward(geometry(Case(x.shape, w.shape))),
+                                np.dtype(dtype))  # fmt: skip
+    size = dtype(math.sqrt(limits.product_high) * 0.999)
+    out = fastconv.conv(x * size, w * size, engine="winograd")
+    assert np.isfinite(out).all()
+    direct = fastconv.conv(x * size, w * size, engine="fused")
+    assert np.isfinite(direct).all()
+    assert np.abs(out - direct).max() < 1e-4 * 16 * 9 * float(size) ** 2
+
+
+def test_images_without_cells_or_samples(m, build):
+    for x_shape in ((2, 2, 0, 4), (0, 2, 5, 4)):
+        x, w, b, dout = normal(Case(x_shape, (3, 2, 3, 3), pad=((2, 1), (1, 0))))
+        pads = {"pad": ((2, 1), (1, 0))}
+        got = both_passes(x, w, b, dout, engine="winograd", **pads)
+        for value, wanted in zip(got, both_passes(x, w, b, dout, **pads), strict=True):
+            np.testing.assert_array_equal(value, wanted)
+
+
+def test_zeros_are_exact(m):
+    x, w = np.zeros((2, 16, 9, 9), np.float32), np.zeros((16, 16, 3, 3), np.float32)
+    b = np.arange(16, dtype=np.float32)
+    ones = np.ones_like(x), np.ones_like(w)
+    for arrays in ((x, ones[1]), (ones[0], w), (x, w)):
+        out = fastconv.conv(*arrays, b, engine="winograd")
+        np.testing.assert_array_equal(out, np.broadcast_to(b.reshape(-1, 1, 1), out.shape))
+
+
+# --- the choice -------------------------------------------------------------------------------
+
+
+def geometry(case):
+    return conv_geometry(case.x_shape, case.w_shape, **{"stride": 1, "dilation": 1, **case.params})
+
+
+def chosen(case, dtype=np.float32, name="auto"):
+    return select_engine(name, geometry(case), np.dtype(dtype)).NAME
+
+
+def test_auto_takes_it_for_large_layers_whatever_the_batch():
+    for n in (0, 1, 8, 1000):
+        assert chosen(Case((n, 64, 56, 56), (64, 64, 3, 3), pad=1)) == "winograd"
+        assert chosen(Case((n, 8, 224, 224), (64, 8, 3, 3), pad=1)) == "fused"
+        assert chosen(Case((n, 32, 7, 7), (32, 32, 3, 3), pad=1)) == "fused"
+        assert chosen(Case((n, 128, 56, 56), (128, 4, 3, 3), pad=1, group=32)) == "fused"
+
+
+def test_tiles_follow_from_the_layer():
+    for size, wanted in {1: 2, 4: 2, 5: 2, 6: 2, 7: 4, 8: 4, 9: 2, 13: 4, 14: 4, 56: 4}.items():
+        for n in (1, 100):
+            case = Case((n, 64, size, size), (64, 64, 3, 3), pad=1)
+            assert winograd.Layer.forward(geometry(case)).m == wanted
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case((1, 16, 9, 9), (16, 16, 3, 2)), r"it takes kernels of \(3, 3\), got \(3, 2\)"),
+        (Case((1, 16, 9), (16, 16, 3)), r"it takes kernels of \(3, 3\), got \(3,\)"),
+        (
+            Case((1, 16, 9, 9), (16, 16, 3, 3), stride=(1, 2)),
+            r"it takes stride 1 and dilation 1, got stride \(1, 2\) and dilation \(1, 1\)",
+        ),
+        (Case((1, 16, 9, 9), (16, 16, 3, 3), dilation=2), "it takes stride 1 and dilation 1"),
+    ],
+)
+def test_refused_by_name(case, reason):
+    x, w = np.ones(case.x_shape), np.ones(case.w_shape)
+    with pytest.raises(ValueError, match=f"engine 'winograd' cannot serve this call: {reason}"):
+        fastconv.conv(x, w, engine="winograd", **parameters(case._asdict()))
+    assert chosen(case) == "fused"
+
+
+def test_padding_that_is_not_zeros():
+    case = Case((2, 16, 9, 8), (16, 16, 3, 3))
+    x, w, _, _ = normal(case, np.float64)
+    for mode in ("reflect", "edge", "wrap"):
+        out = fastconv.conv(x, w, pad=2, pad_mode=mode, engine="winograd")
+        wanted = fastconv.conv(x, w, pad=2, pad_mode=mode, engine="fused")
+        np.testing.assert_allclose(out, wanted, atol=1e-12)
+
+
+# --- plans ------------------------------------------------------------------------------------
+
+HUGE = {
+    "image": Case((1, 64, 1080, 1920), (64, 64, 3, 3), pad=1),
+    "line": Case((1, 16, 1, 10**8), (16, 16, 3, 3), pad=1),
+    "batch": Case((10**6, 64, 14, 14), (64, 64, 3, 3), pad=1),
+    "channels": Case((1, 20_000, 8, 8), (64, 20_000, 3, 3), pad=1),
+    "filters": Case((4, 64, 8, 8), (20_000, 64, 3, 3), pad=1),
+    "both": Case((4, 4096, 16, 16), (4096, 4096, 3, 3), pad=1),
+}
+
+
+@both_types
+@pytest.mark.parametrize("name", HUGE)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_plans_keep_the_promises(name, workers, dtype, m, build):
+    """8 MiB a worker, and steps that leave time for Ctrl-C."""
+    layer = winograd.Layer.forward(geometry(HUGE[name]))
+    for some in (layer, layer._replace(channels=layer.filters, filters=layer.channels)):
+        plan = winograd._plan(some, np.dtype(dtype), workers)
+        assert plan.room * np.dtype(dtype).itemsize < 2**23
+        assert plan.work * plan.chunk / plan.units < 2 * winograd.CALL_WORK
+        points = (m + 2) ** 2
+        weights = points * some.channels * some.filters
+        assert plan.weights <= 1.1 * weights + 2**16
+        assert weights * plan.pack_chunk / plan.packs < 2 * 36 * winograd.PACK_SIZE
