@@ -15,7 +15,7 @@ pooling) is a convolution of each channel by itself: `group == channels == filte
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from fastconv._validation import (
     Pairs,
@@ -27,8 +27,7 @@ from fastconv._validation import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """The sizes of one convolution: x (N, C, *S), w (F, C/group, *K), out (N, F, *O).
 
     Attributes
@@ -107,7 +106,7 @@ class Geometry:
 
     def without_pad(self) -> "Geometry":
         """The same convolution of the padded image."""
-        return _checked(replace(self, in_shape=self.padded_shape, pad=((0, 0),) * self.rank))
+        return _checked(self._replace(in_shape=self.padded_shape, pad=((0, 0),) * self.rank))
 
     @property
     def is_1x1(self) -> bool:

@@ -17,7 +17,6 @@ and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (20
 
 import functools
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +93,7 @@ def forward(
     weights = _in_groups(geometry, as_native(w, out.dtype))
     failed = _convolve(Layer.forward(geometry), x, weights, b, out, workers)
     for part in failed:
-        some = replace(geometry, batch=part.stop - part.start)
+        some = geometry._replace(batch=part.stop - part.start)
         fused.forward(some, x[part], w, b, out[part], workers)
 
 
@@ -111,7 +110,7 @@ def backward_x(
     weights = _in_groups(geometry, as_native(w, dx.dtype)).swapaxes(1, 2)[..., ::-1, ::-1]
     failed = _convolve(Layer.backward(geometry), dout, weights, b, dx, workers)
     for part in failed:
-        some = replace(geometry, batch=part.stop - part.start)
+        some = geometry._replace(batch=part.stop - part.start)
         fused.backward_x(some, dout[part], w, b, dx[part], workers)
 
 

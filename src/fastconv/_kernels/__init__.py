@@ -44,10 +44,16 @@ RUNNABLE = _runnable()
 INSTRUCTION_SET = _select(os.environ.get("FASTCONV_ISA", "").strip())
 
 if TYPE_CHECKING:
-    from fastconv._kernels.base import deform, depthwise, fused, pool, winograd
+    from fastconv._kernels.base import deform as deform
+    from fastconv._kernels.base import depthwise as depthwise
+    from fastconv._kernels.base import fused as fused
+    from fastconv._kernels.base import pool as pool
+    from fastconv._kernels.base import winograd as winograd
 else:
-    deform = load("deform", INSTRUCTION_SET)
-    depthwise = load("depthwise", INSTRUCTION_SET)
-    fused = load("fused", INSTRUCTION_SET)
-    pool = load("pool", INSTRUCTION_SET)
-    winograd = load("winograd", INSTRUCTION_SET)
+
+    def __getattr__(name: str) -> ModuleType:
+        """Load a kernel when it is first asked for: each takes half a millisecond."""
+        if name not in ("deform", "depthwise", "fused", "pool", "winograd"):
+            raise AttributeError(f"no kernel {name!r}")
+        globals()[name] = load(name, INSTRUCTION_SET)
+        return globals()[name]
