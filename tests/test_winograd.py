@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from arrays import assert_same_bits
 from cases import integer_array, parameters
+from failing_memory import FailingMemory
 from test_fused import Case, both_passes, channels_last, filters_last, inputs, normal
 
 import fastconv
@@ -326,6 +327,34 @@ def test_such_weights_send_the_call_to_fused(value, dtype, m, build):
     direct = passes(x, w, b, dout, SPECIAL, engine="fused")
     for got, wanted in zip(passes(x, w, b, dout, SPECIAL), direct, strict=True):
         assert_same_bits(got, wanted)
+
+
+@pytest.mark.parametrize("where", [0, 1, 3], ids=["x", "w", "dout"])
+def test_no_memory_for_what_fused_computes_again_leaves_targets_alone(where):
+    case = Case((2, 64, 16, 16), (64, 64, 3, 3), pad=1)
+    arrays = normal(case, np.float32)
+    arrays[where].flat[7] = np.nan
+    x, w, b, dout = arrays
+    cache = fastconv.conv_forward(x, w, b, engine="winograd", workers=1, **case.params)[1]
+    calls = {
+        "out": lambda target: fastconv.conv(
+            x, w, b, out=target, engine="winograd", workers=1, **case.params
+        ),
+        "dx": lambda target: fastconv.conv_backward(
+            dout, cache, propagate_down=(True, False, False), dx=target
+        ),
+    }
+    for name, call in calls.items():
+        target = np.ones_like(dout if name == "out" else x)
+        other = target.copy()
+        call(other)  # what is made once
+        with FailingMemory() as memory:
+            call(other)
+        assert memory.count > 1
+        for fail_at in range(memory.count):
+            with FailingMemory(fail_at), pytest.raises(MemoryError):
+                call(target)
+            assert (target == 1).all(), (name, fail_at)
 
 
 @both_types

@@ -10,8 +10,8 @@ Inputs are read in place where they are native, in any layout; w is packed once 
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -49,20 +49,61 @@ def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
 # --- the engine -------------------------------------------------------------------------------
 
 
+class Room(NamedTuple):
+    """What a pass needs besides its arrays.
+
+    Attributes
+    ----------
+    plans : list of (Phase or None, Plan)
+        One of the forward pass, one for each phase of dx.
+    packed : list of ndarray
+        Room for the packed weights of each; none where a plan is one piece.
+    spaces : list of ndarray
+        A scratch for each worker.
+    """
+
+    plans: Sequence[tuple[Phase | None, Plan]]
+    packed: list[Array]
+    spaces: list[Array]
+
+
+def forward_room(
+    geometry: Geometry, images: Array, dtype: np.dtype[Any], workers: int | None
+) -> Room:
+    """Allocate what `forward` needs for native images."""
+    plain = _is_plain(images)
+    plan = _forward_plan(geometry, dtype.itemsize, 1, plain)
+    if plan.is_one_piece:
+        space = allocate("the scratch", (plan.room + plan.weights,), dtype)
+        return Room([(None, plan)], [], [space])
+    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plan = _forward_plan(geometry, dtype.itemsize, threads, plain)
+    packed = allocate("the packed weights", (plan.weights,), dtype)
+    return Room([(None, plan)], [packed], _spaces(plan.workers, plan.room, dtype))
+
+
 def forward(
-    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+    geometry: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Array,
+    workers: int | None,
+    room: Room | None = None,
 ) -> None:
-    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,)."""
+    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,).
+
+    With native arguments and a room, nothing is allocated.
+    """
     if not out.size:
         return
     dtype = out.dtype
     images, weights = as_native(x, dtype), as_native(w, dtype)
     bias = None if b is None else as_contiguous(b, dtype)
-    plain = _is_plain(images)
-    plan = _forward_plan(geometry, dtype.itemsize, 1, plain)
+    room = room or forward_room(geometry, images, dtype, workers)
+    ((_, plan),) = room.plans
+    offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize)
     if plan.is_one_piece:
-        space = allocate("the scratch", (plan.room + plan.weights,), dtype)
-        offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize)
         kernel.convolve_at_once(
             plan.sizes,
             images,
@@ -70,32 +111,20 @@ def forward(
             offsets,
             bias,
             out,
-            space,
+            room.spaces[0],
             plan.blocks,
             plan.units,
             plan.weights,
         )
         return
-    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
-        plan = _forward_plan(geometry, dtype.itemsize, threads, plain)
-    packed = allocate("the packed weights", (plan.weights,), dtype)
-    spaces = _spaces(plan.workers, plan.room, dtype)
-    _pack(plan, weights, _offsets(geometry, weights.strides[2:], dtype.itemsize), packed)
-    _convolve(plan, images, packed, bias, out, spaces)
+    _pack(plan, weights, offsets, room.packed[0])
+    _convolve(plan, images, room.packed[0], bias, out, room.spaces)
 
 
-def backward_x(
-    geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int | None
-) -> None:
-    """``dx (N, C, *S)`` = the gradient from dout (N, F, *O), plus b (C,).
-
-    The bias is that of a transposed convolution, whose forward pass this is.
-    """
-    if not dx.size:
-        return
-    dtype = dx.dtype
-    images, weights = as_native(dout, dtype), as_native(w, dtype)
-    bias = None if b is None else as_contiguous(b, dtype)
+def backward_x_room(
+    geometry: Geometry, images: Array, dtype: np.dtype[Any], workers: int | None
+) -> Room:
+    """Allocate what `backward_x` needs for native images, dout."""
     plain = _is_plain(images)
     plans = _phase_plans(geometry, dtype.itemsize, 1, plain)
     work = sum(plan.work for _, plan in plans)
@@ -103,19 +132,42 @@ def backward_x(
         plans = _phase_plans(geometry, dtype.itemsize, threads, plain)
     packed = [allocate("the packed weights", (plan.weights,), dtype) for _, plan in plans]
     threads = max((plan.workers for _, plan in plans), default=0)
-    room = max((plan.room for _, plan in plans), default=0)
-    spaces = _spaces(threads, room, dtype)
-    for (phase, plan), where in zip(plans, packed, strict=True):
+    size = max((plan.room for _, plan in plans), default=0)
+    return Room(plans, packed, _spaces(threads, size, dtype))
+
+
+def backward_x(
+    geometry: Geometry,
+    dout: Array,
+    w: Array,
+    b: Array | None,
+    dx: Array,
+    workers: int | None,
+    room: Room | None = None,
+) -> None:
+    """``dx (N, C, *S)`` = the gradient from dout (N, F, *O), plus b (C,).
+
+    The bias is that of a transposed convolution, whose forward pass this is. With native arguments,
+    finite w and a room, nothing is allocated.
+    """
+    if not dx.size:
+        return
+    dtype = dx.dtype
+    images, weights = as_native(dout, dtype), as_native(w, dtype)
+    bias = None if b is None else as_contiguous(b, dtype)
+    room = room or backward_x_room(geometry, images, dtype, workers)
+    phases = [phase for phase, _ in room.plans if phase]
+    for phase, (_, plan), where in zip(phases, room.plans, room.packed, strict=True):
         offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize, phase.taps)
         if not _pack(plan, weights, offsets, where, transposed=True):
             # A tap beyond the edge of dout would give Inf * 0, where there is no such product.
             caffe.backward_x(geometry, dout, w, b, dx, 1)
             return
-    if sum(math.prod(axis.size for axis in phase.table.axes) for phase, _ in plans) < dx[0, 0].size:
+    if sum(math.prod(axis.size for axis in phase.table.axes) for phase in phases) < dx[0, 0].size:
         dx[...] = 0 if bias is None else bias.reshape(-1, *(1,) * geometry.rank)
-    for (phase, plan), where in zip(plans, packed, strict=True):
+    for phase, (_, plan), where in zip(phases, room.plans, room.packed, strict=True):
         part = dx[(slice(None), slice(None), *phase.cells)]
-        _convolve(plan, images, where, bias, part, spaces)
+        _convolve(plan, images, where, bias, part, room.spaces)
 
 
 def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:

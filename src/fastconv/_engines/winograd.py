@@ -90,11 +90,12 @@ def forward(
     """``out (N, F, OH, OW)`` = the convolution of x (N, C, H, W) with w (F, C/group, 3, 3)."""
     if not out.size:
         return
-    weights = _in_groups(geometry, as_native(w, out.dtype))
-    failed = _convolve(Layer.forward(geometry), x, weights, b, out, workers)
-    for part in failed:
-        some = geometry._replace(batch=part.stop - part.start)
-        fused.forward(some, x[part], w, b, out[part], workers)
+    images, weights, bias = _as_native(x, w, b, out.dtype)
+    alone = geometry._replace(batch=1)
+    room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
+    layer, groups = Layer.forward(geometry), _in_groups(geometry, weights)
+    for n in _convolve(layer, images, groups, bias, out, workers):
+        fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room)
 
 
 def backward_x(
@@ -107,11 +108,15 @@ def backward_x(
     """
     if not dx.size:
         return
-    weights = _in_groups(geometry, as_native(w, dx.dtype)).swapaxes(1, 2)[..., ::-1, ::-1]
-    failed = _convolve(Layer.backward(geometry), dout, weights, b, dx, workers)
-    for part in failed:
-        some = geometry._replace(batch=part.stop - part.start)
-        fused.backward_x(some, dout[part], w, b, dx[part], workers)
+    images, weights, bias = _as_native(dout, w, b, dx.dtype)
+    if not math.isfinite(kernel.largest(as_contiguous(weights, dx.dtype))):
+        fused.backward_x(geometry, images, weights, bias, dx, workers)
+        return
+    alone = geometry._replace(batch=1)
+    room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
+    turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
+    for n in _convolve(Layer.backward(geometry), images, turned, bias, dx, workers):
+        fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room)
 
 
 backward_w = fused.backward_w
@@ -364,18 +369,22 @@ def _odd_lines(numbers: int, itemsize: int) -> int:
 # --- the parts --------------------------------------------------------------------------------
 
 
+def _as_native(
+    x: Array, w: Array, b: Array | None, dtype: np.dtype[Any]
+) -> tuple[Array, Array, Array | None]:
+    return as_native(x, dtype), as_native(w, dtype), None if b is None else as_contiguous(b, dtype)
+
+
 def _in_groups(geometry: Geometry, w: Array) -> Array:
     """View w (F, C/group, 3, 3) as (group, F/group, C/group, 3, 3)."""
     return w.reshape(geometry.group, -1, *w.shape[1:])
 
 
 def _convolve(
-    layer: Layer, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
-) -> list[slice]:
-    """Compute out; return the samples for which it is not valid."""
+    layer: Layer, images: Array, w: Array, bias: Array | None, out: Array, workers: int | None
+) -> list[int]:
+    """Compute out from native arrays; return the samples for which it is not valid."""
     dtype = out.dtype
-    images = as_native(x, dtype)
-    bias = None if b is None else as_contiguous(b, dtype)
     plan = _plan(layer, dtype, 1)
     if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _plan(layer, dtype, threads)
@@ -400,7 +409,7 @@ def _convolve(
 
 
 @np.errstate(all="ignore")
-def _failed(limits: Limits, peaks: Array) -> list[slice]:
+def _failed(limits: Limits, peaks: Array) -> list[int]:
     """The samples for which tiles will not do, from the largest magnitudes in each and in w.
 
     If it is w for which they will not, that is all of them.
@@ -409,9 +418,4 @@ def _failed(limits: Limits, peaks: Array) -> list[slice]:
     for other in others:
         np.maximum(found, other, out=found)
     *images, weights = found.tolist()
-    stretches: list[slice] = []
-    for n, peak in enumerate(images):
-        if not limits.allow(peak, weights):
-            begin = stretches.pop().start if stretches and stretches[-1].stop == n else n
-            stretches.append(slice(begin, n + 1))
-    return stretches
+    return [n for n, peak in enumerate(images) if not limits.allow(peak, weights)]

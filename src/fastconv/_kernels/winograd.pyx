@@ -582,6 +582,20 @@ cdef void pack_unit(
         peaks[z.batch])
 
 
+def largest(cnp.ndarray numbers not None):
+    """The largest magnitude in a contiguous array; NaN if there is one."""
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(numbers)
+    cdef void *start = cnp.PyArray_DATA(numbers)
+    cdef bint single = cnp.PyArray_TYPE(numbers) == cnp.NPY_FLOAT32
+    cdef double most
+    with nogil:
+        if single:
+            most = peak_f32(<const float *> start, n, 0)
+        else:
+            most = peak_f64(<const double *> start, n, 0)
+    return most
+
+
 def pack(
     cnp.ndarray sizes not None, cnp.ndarray w not None, cnp.ndarray packed not None,
     cnp.ndarray peaks not None, cnp.ndarray space not None, Py_ssize_t begin, Py_ssize_t end,

@@ -12,6 +12,7 @@ TILES: int
 ALIGNED: int
 
 def lanes(itemsize: int) -> int: ...
+def largest(numbers: _Array) -> float: ...
 def pack(
     sizes: _Sizes,
     w: _Array,
