@@ -64,10 +64,9 @@ def conv_forward(
         The order of axes of x, w and out (for any rank).
     engine : str
         "auto" or one of `engines()`: "depthwise" slides filters over single channels (group == C);
-        "winograd", for 3x3 kernels of stride and dilation 1, takes 2 to 4 times fewer
-        multiplications; "fused" forms the product without a column matrix, "caffe" from one, as
-        Caffe does. "auto" takes the first of them that serves, "winograd" for layers large enough
-        for it to be the fastest (see Notes).
+        "winograd", for 3x3 kernels of stride 1, takes 2 to 4 times fewer multiplications; "fused"
+        forms the product without a column matrix, "caffe" from one, as Caffe does. "auto" takes the
+        first of them that serves, "winograd" only for layers large enough to gain (see Notes).
     out : ndarray, optional
         Where to write the result; it may overlap the inputs.
     workers : int, optional

@@ -4,6 +4,8 @@ Results are computed in tiles of m x m, with (m + 2)^2 multiplications a channel
 of 9 * m^2: 2.25 times fewer for m = 2, 4 times for m = 4. `_kernels/winograd.h` has the transforms,
 `_kernels/winograd.pyx` says what a unit of work does.
 
+With a dilation, results that far apart are a convolution of their own, of cells as far apart.
+
 Every sum is taken in an order that follows from the layer alone, and no tile meets another, so a
 result has the same bits in any batch and with any number of workers. Its errors are relative to the
 largest numbers of a tile, not to each result's own: in float32 about 5e-7 of a layer's largest
@@ -16,8 +18,9 @@ and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (20
 """
 
 import functools
+import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -66,11 +69,8 @@ def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
     """Say what keeps this engine from a call; None if nothing does."""
     if geometry.kernel_size != (3, 3):
         return f"it takes kernels of (3, 3), got {geometry.kernel_size}"
-    if geometry.stride != (1, 1) or geometry.dilation != (1, 1):
-        return (
-            f"it takes stride 1 and dilation 1, got stride {geometry.stride} "
-            f"and dilation {geometry.dilation}"
-        )
+    if geometry.stride != (1, 1):
+        return f"it takes stride 1, got {geometry.stride}"
     return None
 
 
@@ -93,8 +93,8 @@ def forward(
     images, weights, bias = _as_native(x, w, b, out.dtype)
     alone = geometry._replace(batch=1)
     room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
-    layer, groups = Layer.forward(geometry), _in_groups(geometry, weights)
-    for n in _convolve(layer, images, groups, bias, out, workers):
+    groups = _in_groups(geometry, weights)
+    for n in _by_phases(Layer.forward(geometry), images, groups, bias, out, workers):
         fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room)
 
 
@@ -115,7 +115,7 @@ def backward_x(
     alone = geometry._replace(batch=1)
     room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
-    for n in _convolve(Layer.backward(geometry), images, turned, bias, dx, workers):
+    for n in _by_phases(Layer.backward(geometry), images, turned, bias, dx, workers):
         fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room)
 
 
@@ -127,7 +127,7 @@ backward_b = fused.backward_b
 
 
 class Layer(NamedTuple):
-    """A convolution of 3x3 cells; `channels` and `filters` are those of one group.
+    """A convolution of 3x3 cells, `dilation` apart; `channels`, `filters` are those of one group.
 
     Attributes
     ----------
@@ -144,20 +144,21 @@ class Layer(NamedTuple):
     x_shape: tuple[int, ...]
     shape: tuple[int, ...]
     before: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     @classmethod
     def forward(cls, g: Geometry) -> "Layer":
         """The convolution itself."""
         before = tuple(pad for pad, _ in g.pad)
         sizes = g.channels // g.group, g.filters // g.group
-        return cls(g.batch, g.group, *sizes, g.in_shape, g.out_shape, before)
+        return cls(g.batch, g.group, *sizes, g.in_shape, g.out_shape, before, g.dilation)
 
     @classmethod
     def backward(cls, g: Geometry) -> "Layer":
         """The gradient of its images, from that of its results."""
-        before = tuple(2 - pad for pad, _ in g.pad)
+        before = tuple(2 * step - pad for step, (pad, _) in zip(g.dilation, g.pad, strict=True))
         sizes = g.filters // g.group, g.channels // g.group
-        return cls(g.batch, g.group, *sizes, g.out_shape, g.in_shape, before)
+        return cls(g.batch, g.group, *sizes, g.out_shape, g.in_shape, before, g.dilation)
 
     @property
     def m(self) -> int:
@@ -169,9 +170,41 @@ class Layer(NamedTuple):
         few, many = self.tiles(4), self.tiles(2)
         return 4 if few > 1 and 3 * few <= many else 2
 
+    def phases(self) -> "list[tuple[Layer, Cells, Cells]]":
+        """The convolutions of neighbouring cells that this is, and their cells of x and results.
+
+        Results that are `dilation` apart read cells that are.
+        """
+        along = [
+            _axis_phases(*axis)
+            for axis in zip(self.x_shape, self.shape, self.before, self.dilation, strict=True)
+        ]
+        phases = []
+        for axes in itertools.product(*along):
+            x_shape, shape, before, x_cells, cells = zip(*axes, strict=True)
+            layer = self._replace(x_shape=x_shape, shape=shape, before=before, dilation=(1, 1))
+            phases.append((layer, x_cells, cells))
+        return phases
+
     def tiles(self, m: int) -> int:
         """Tiles of a sample."""
         return math.prod(-(-size // m) for size in self.shape)
+
+
+Cells: TypeAlias = tuple[slice, ...]
+
+
+def _axis_phases(
+    x_size: int, size: int, before: int, dilation: int
+) -> list[tuple[int, int, int, slice, slice]]:
+    """Of each phase of an axis: cells of x and results, zeros before, and which cells they are."""
+    phases = []
+    for p in range(min(size, dilation)):
+        turn, first = divmod(p - before, dilation)
+        x_cells, cells = slice(first, None, dilation), slice(p, None, dilation)
+        x_count, count = len(range(x_size)[x_cells]), len(range(size)[cells])
+        phases.append((x_count, count, -turn, x_cells, cells))
+    return phases
 
 
 class Limits(NamedTuple):
@@ -378,6 +411,17 @@ def _as_native(
 def _in_groups(geometry: Geometry, w: Array) -> Array:
     """View w (F, C/group, 3, 3) as (group, F/group, C/group, 3, 3)."""
     return w.reshape(geometry.group, -1, *w.shape[1:])
+
+
+def _by_phases(
+    layer: Layer, images: Array, w: Array, bias: Array | None, out: Array, workers: int | None
+) -> list[int]:
+    """Compute out from native arrays; return the samples for which it is not valid."""
+    failed: set[int] = set()
+    for phase, x_cells, cells in layer.phases():
+        part = images[:, :, *x_cells]
+        failed.update(_convolve(phase, part, w, bias, out[:, :, *cells], workers))
+    return sorted(failed)
 
 
 def _convolve(
