@@ -204,7 +204,10 @@ def backward_b(dout: Array, db: Array, workers: int | None) -> None:
     if not dout.size:
         return
     gradients = as_native(dout, db.dtype)
-    target = np.ascontiguousarray(db)
+    target = db
+    if not db.flags.c_contiguous:
+        target = allocate("bias gradients", db.shape, db.dtype)
+        target[...] = db
     units = -(-db.size // kernel.SUM_UNIT)
     threads = 1
     if SUM_WORK * dout.size >= THREAD_WORK:
