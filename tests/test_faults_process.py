@@ -140,12 +140,15 @@ def layer():
 
 def backward(x, w, wanted, **params):
     _, cache = fastconv.conv_forward(x[:1], w, **params, **HOW)
-    cache = replace(cache, x=x, geometry=replace(cache.geometry, batch=len(x)))
+    cache = replace(cache, x=x, geometry=cache.geometry._replace(batch=len(x)))
     dout = one(*cache.geometry.result_shape)
     return lambda: fastconv.conv_backward(dout, cache, propagate_down=wanted)
 
 def backward_w():
     return backward(one(30000, 32, 64, 64), one(1, 32, 3, 3), (False, True, False), pad=1)
+
+def backward_b():
+    return backward(one(100000, 1, 64, 64), one(32, 1, 1, 1), (False, False, True))
 
 def backward_w_of_one_large_sample():
     return backward(one(1, 32, 2000, 2000), one(24, 32, 5, 5), (False, True, False), pad=2)
@@ -211,7 +214,7 @@ print(tracemalloc.get_traced_memory()[0] < 2**20)
 print(fastconv.conv(np.ones((1, 1, 3)), np.ones((1, 1, 2)))[0, 0])
 """
 BY_ENGINE = [
-    "many_samples", "one_large_sample", "one_filter", "deconv", "backward_w",
+    "many_samples", "one_large_sample", "one_filter", "deconv", "backward_w", "backward_b",
     "backward_w_of_one_large_sample", "backward_w_depthwise", "backward_x_depthwise",
 ]  # fmt: skip
 DEPTHWISE = ["depthwise", "backward_w_depthwise", "backward_x_depthwise"]

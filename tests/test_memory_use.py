@@ -67,7 +67,7 @@ def measure(workers):
 
 # First a small layer on two threads: then these are there, and all that is imported.
 group = 8 if engine == "depthwise" else 1
-small = np.ones((8, 8, 64, 64), np.float32), np.ones((40, 8 // group, 3, 3), np.float32)
+small = np.ones((8, 8, 64, 64), np.float32), np.ones((32, 8 // group, 3, 3), np.float32)
 fastconv.conv_backward(*fastconv.conv_forward(*small, group=group, engine=engine, workers=2))
 w, b = np.ones(w_shape, np.float32), np.ones(w_shape[0], np.float32)
 dw, db = np.ones_like(w), np.ones_like(b)
