@@ -138,8 +138,8 @@ def layer():
     conv.setup(bottom, top)
     return lambda: conv.forward(bottom * 999, top * 999)
 
-def backward(x, w, wanted, **params):
-    _, cache = fastconv.conv_forward(x[:1], w, **params, **HOW)
+def backward(x, w, wanted, b=None, **params):
+    _, cache = fastconv.conv_forward(x[:1], w, b, **params, **HOW)
     cache = replace(cache, x=x, geometry=cache.geometry._replace(batch=len(x)))
     dout = one(*cache.geometry.result_shape)
     return lambda: fastconv.conv_backward(dout, cache, propagate_down=wanted)
@@ -148,21 +148,21 @@ def backward_w():
     return backward(one(30000, 32, 64, 64), one(1, 32, 3, 3), (False, True, False), pad=1)
 
 def backward_b():
-    return backward(one(100000, 1, 64, 64), one(32, 1, 1, 1), (False, False, True))
+    return backward(one(200000, 1, 64, 64), one(32, 1, 1, 1), (False, False, True), one(32))
 
 def backward_w_of_one_large_sample():
     return backward(one(1, 32, 2000, 2000), one(24, 32, 5, 5), (False, True, False), pad=2)
 
 def depthwise():
-    x, w = one(400, 32, 64, 64), one(32, 1, 15, 15)
+    x, w = one(1000, 32, 64, 64), one(32, 1, 15, 15)
     return lambda: fastconv.conv(x, w, pad=7, group=32, **HOW)
 
 def backward_w_depthwise():
-    x, w = one(4000, 4, 128, 128), one(4, 1, 3, 3)
+    x, w = one(20000, 4, 128, 128), one(4, 1, 3, 3)
     return backward(x, w, (False, True, False), pad=1, group=4)
 
 def backward_x_depthwise():
-    x, w = one(200, 32, 64, 64), one(32, 1, 15, 15)
+    x, w = one(1000, 32, 64, 64), one(32, 1, 15, 15)
     return backward(x, w, (True, False, False), pad=7, group=32)
 
 def step():
