@@ -17,7 +17,7 @@ from fastconv._kernels import fused as kernel
 from fastconv._validation import Array
 
 # The scratch of a unit stays in second-level cache, beside the weights of a block of taps.
-SCRATCH_BYTES = 2**21
+SCRATCH_BYTES = 2**20
 # The sums of panels that wait for their next block of taps.
 SUMS_BYTES = 2**19
 # The part of x and dout that a weights' gradient is summed over, before the next of dw is.
