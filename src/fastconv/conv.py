@@ -96,11 +96,10 @@ def conv_forward(
     Notes
     -----
     The operation is that of Jia et al., "Caffe: Convolutional Architecture for Fast Feature
-    Embedding" (2014). The engines "depthwise" and
-    "fused" need 8 MiB a thread at most beyond its arguments, the
-    result and a packed copy of w, unless a kernel alone is larger; an argument that is not native
-    (byte order, alignment, or the smaller of two types) is copied. "winograd" needs as much, where
-    the transformed copy of w is 4 times as large as w.
+    Embedding" (2014). The engines "depthwise" and "fused" need 8 MiB a thread at most beyond their
+    arguments, the result and a packed copy of w, unless a kernel alone is larger; an argument that
+    is not native (byte order, alignment, or the smaller of two types) is copied. "winograd" needs
+    as much, where the transformed copy of w is 4 times as large as w.
 
     "winograd" rounds more: its errors are relative to the largest results of a layer, not to each
     one's own terms, and exact integers and zeros do not stay exact. In float32 they are at most
