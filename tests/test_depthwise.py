@@ -18,6 +18,7 @@ from test_fused import (
     DATA,
     NON_FINITE,
     Case,
+    assert_lies_as_by_caffe,
     backwards,
     both_passes,
     by_caffe,
@@ -436,14 +437,7 @@ UNFINISHED = [
 @pytest.mark.parametrize("where", [0, 1, 2, 3], ids=["x", "w", "b", "dout"])
 @both_types
 def test_what_is_not_finite_lies_where_caffe_has_it(where, value, case, dtype, build):
-    rng = np.random.default_rng(0)
-    for count in (1, 3):
-        arrays = [array.astype(dtype) for array in inputs(case)]
-        chosen = rng.choice(arrays[where].size, min(count, arrays[where].size), replace=False)
-        arrays[where].reshape(-1)[chosen] = value
-        wanted = both_passes(*arrays, engine="caffe", **case.params)
-        for got, target in zip(passes(*arrays, **case.params), wanted, strict=True):
-            np.testing.assert_array_equal(got, target)
+    assert_lies_as_by_caffe(where, value, case, dtype, "depthwise")
 
 
 @both_types

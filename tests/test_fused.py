@@ -512,19 +512,24 @@ NON_FINITE = [
 ]
 
 
-@pytest.mark.parametrize("case", NON_FINITE, ids=lambda case: "x".join(map(str, case.x_shape)))
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", [0, 1, 2, 3], ids=["x", "w", "b", "dout"])
-@both_types
-def test_what_is_not_finite_lies_where_caffe_has_it(where, value, case, dtype, build):
+def assert_lies_as_by_caffe(where, value, case, dtype, engine):
     rng = np.random.default_rng(0)
     for count in (1, 3):
         arrays = [array.astype(dtype) for array in inputs(case)]
         chosen = rng.choice(arrays[where].size, min(count, arrays[where].size), replace=False)
         arrays[where].reshape(-1)[chosen] = value
         wanted = both_passes(*arrays, engine="caffe", **case.params)
-        for got, target in zip(both_passes(*arrays, **case.params), wanted, strict=True):
+        results = both_passes(*arrays, engine=engine, **case.params)
+        for got, target in zip(results, wanted, strict=True):
             np.testing.assert_array_equal(got, target)
+
+
+@pytest.mark.parametrize("case", NON_FINITE, ids=lambda case: "x".join(map(str, case.x_shape)))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, 1, 2, 3], ids=["x", "w", "b", "dout"])
+@both_types
+def test_what_is_not_finite_lies_where_caffe_has_it(where, value, case, dtype, build):
+    assert_lies_as_by_caffe(where, value, case, dtype, "fused")
 
 
 def test_infinite_weight_on_padding_is_nan():

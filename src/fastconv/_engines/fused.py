@@ -213,12 +213,13 @@ def backward_b(dout: Array, db: Array, workers: int | None) -> None:
     if SUM_WORK * dout.size >= THREAD_WORK:
         threads = min(units, as_workers(workers))
     sample = SUM_WORK * dout[0].size
+    chunk = chunk_of(units, threads, CALL_WORK // max(1, sample // units))
     for part in parts(len(dout), max(1, CALL_WORK * threads // sample)):
 
         def step(_: None, begin: int, end: int, part: slice = part) -> None:
             kernel.bias_gradient(gradients, target, part.start, part.stop, begin, end)
 
-        spread(step, [None] * threads, units, chunk_of(units, threads, sample // units))
+        spread(step, [None] * threads, units, chunk)
     if target is not db:
         db[...] = target
 

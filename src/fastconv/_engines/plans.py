@@ -155,7 +155,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         sizes=np.concatenate([np.array(sizes, np.intp), *tables]),
         dots=False,
         units=units,
-        chunk=chunk_of(units, threads, per_unit),
+        chunk=chunk_of(units, threads, CALL_WORK // max(1, per_unit)),
         room=scratch
         + panel
         + _whole_lines(filters * panels * columns)
@@ -295,7 +295,7 @@ def _gradient(
         sizes=sizes,
         dots=dots,
         units=units,
-        chunk=chunk_of(units, threads, once // units),
+        chunk=chunk_of(units, threads, CALL_WORK // max(1, once // units)),
         room=room,
         workers=threads,
         work=table.work,
@@ -521,7 +521,7 @@ def _whole_lines(numbers: int) -> int:
     return -(-numbers // kernel.ALIGNED) * kernel.ALIGNED
 
 
-def chunk_of(units: int, workers: int, work: int) -> int:
-    """Units of one call of a kernel."""
+def chunk_of(units: int, workers: int, limit: int) -> int:
+    """Units of one call of a kernel, `limit` at most."""
     share = units if workers == 1 else -(-units // (SHARES * workers))
-    return max(1, min(CALL_WORK // max(work, 1), share))
+    return max(1, min(limit, share))

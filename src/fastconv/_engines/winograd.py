@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastconv._engines import fused
+from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, chunk_of
 from fastconv._geometry import Geometry
 from fastconv._kernels import winograd as kernel
 from fastconv._memory import allocate, as_contiguous, as_native
@@ -48,12 +49,7 @@ SUM_BYTES = 4 * 2**20
 TOGETHER = 4
 # Units, each with all tiles that it has room for, from which on weights are transformed only once.
 PACKED_UNITS = 6
-# Units for each worker, as in `plans.py`.
-SHARES = 4
-# Multiply-adds of a unit, of the units after which Python hears Ctrl-C, and of a call that is
-# shared out to threads: see `plans.py` and `fused.py`.
-UNIT_WORK = 2**31
-CALL_WORK = 2**32
+# Multiply-adds of a call that is shared out to threads: see `fused.py`.
 THREAD_WORK = 2**22
 # A channel of the images takes as long to be transformed, in whatever strides, as to be multiplied
 # with so many filters; a result's filter as long as to be multiplied with so many channels.
@@ -373,21 +369,15 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int) -> Plan:
     return Plan(
         sizes=np.array([*sizes, scratch, lines, *rooms], np.intp),
         units=units,
-        chunk=_chunk(units, threads, CALL_WORK // unit_work),
+        chunk=chunk_of(units, threads, CALL_WORK // unit_work),
         room=sum(rooms) + kernel.ALIGNED // itemsize,
         workers=threads,
         work=math.prod(layer[:4]) * points * layer.tiles(m),
         weights=weights if packed else 0,
         packs=packs,
-        pack_chunk=_chunk(packs, threads, PACK_SIZE * packs // weights),
+        pack_chunk=chunk_of(packs, threads, PACK_SIZE * packs // weights),
         limits=Limits.of(layer, dtype),
     )
-
-
-def _chunk(units: int, workers: int, limit: int) -> int:
-    """Units of one call of a kernel."""
-    share = units if workers == 1 else -(-units // (SHARES * workers))
-    return max(1, min(limit, share))
 
 
 def _odd_lines(numbers: int, itemsize: int) -> int:
