@@ -142,6 +142,14 @@ def fastconv_forward(engine: str, p: Problem) -> Run:
     return lambda: call()[0]
 
 
+def fastconv_prepared(p: Problem) -> Run:
+    """`PreparedConv`, with its weights packed by a first call."""
+    given = parameters(p, "stride", "pad", "dilation", "group")
+    prepared = fastconv.PreparedConv(p.w, p.b, **given)
+    out = np.empty(p.layer.out_shape, p.dtype)
+    return partial(prepared, p.x, out=out, workers=p.threads)
+
+
 def fastconv_backward(engine: str, p: Problem) -> Run:
     _, cache = conv_call(engine, p)()
     return gradients(fastconv.conv_backward, p.dout, cache, p.x, p.w, p.b)
@@ -533,6 +541,7 @@ def contenders(kind: str) -> dict[str, Prepare]:
         case "forward":
             ours = {name: partial(fastconv_forward, name) for name in engine_names()}
             return ours | {
+                "prepared": fastconv_prepared,
                 "numpy": numpy_forward,
                 "scipy": scipy_forward,
                 "torch": torch_forward,

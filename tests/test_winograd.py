@@ -354,9 +354,10 @@ def test_such_weights_send_the_call_to_fused(value, dtype, m, build):
         assert_same_bits(got, wanted)
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("where", [0, 1, 3], ids=["x", "w", "dout"])
-def test_no_memory_for_what_fused_computes_again_leaves_targets_alone(where):
-    case = Case((2, 64, 16, 16), (64, 64, 3, 3), pad=1)
+def test_no_memory_for_what_fused_computes_again_leaves_targets_alone(where, dilation):
+    case = Case((2, 64, 16, 16), (64, 64, 3, 3), pad=1, dilation=dilation)
     arrays = normal(case, np.float32)
     arrays[where].flat[7] = np.nan
     x, w, b, dout = arrays

@@ -19,9 +19,12 @@ from fastconv.pool import (
 
 if TYPE_CHECKING:
     from fastconv import caffe, cs231n, reference
+    from fastconv._explain import explain
     from fastconv.deform import deform_conv_backward, deform_conv_forward
+    from fastconv.prepared import PreparedConv
 
 __all__ = [
+    "PreparedConv",
     "avg_pool",
     "avg_pool_backward",
     "avg_pool_forward",
@@ -38,6 +41,7 @@ __all__ = [
     "deform_conv_backward",
     "deform_conv_forward",
     "engines",
+    "explain",
     "im2col",
     "im2col_blocks",
     "max_pool",
@@ -51,8 +55,14 @@ def __getattr__(name: str) -> Any:
     """Import what few callers need when it is first asked for."""
     if name in ("caffe", "cs231n", "reference"):
         return importlib.import_module(f"fastconv.{name}")
-    if name in ("deform_conv_backward", "deform_conv_forward"):
-        return getattr(importlib.import_module("fastconv.deform"), name)
+    later = {
+        "PreparedConv": "prepared",
+        "deform_conv_backward": "deform",
+        "deform_conv_forward": "deform",
+        "explain": "_explain",
+    }
+    if name in later:
+        return getattr(importlib.import_module(f"fastconv.{later[name]}"), name)
     raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
 
 

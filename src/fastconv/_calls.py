@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv import _engines
 from fastconv._engines import Engine, select_engine
-from fastconv._geometry import Geometry, conv_geometry, deconv_geometry
+from fastconv._geometry import Geometry, conv_geometry, deconv_geometry, least_image
 from fastconv._layout import (
     channels_first,
     check_layout,
@@ -24,13 +24,14 @@ from fastconv._layout import (
     x_shape_from,
     x_shape_in,
 )
-from fastconv._memory import Target, allocate, as_target
+from fastconv._memory import Kept, Target, allocate, as_target
 from fastconv._validation import (
     Array,
     Default,
     as_conv_params,
     as_flags,
     as_floating,
+    as_pads,
     check_bias_shape,
     check_shape,
     check_target,
@@ -121,6 +122,7 @@ def make_plan(
     b_shape: Shape | None,
     b_type: str | None,
     given: tuple[Any, ...],
+    keeps: bool,
 ) -> Plan:
     """Check all that a forward call was given but its arrays' contents and what it writes to."""
     *parameters, pad_mode, layout, engine = given
@@ -134,9 +136,34 @@ def make_plan(
     if b_shape is not None:
         check_bias_shape(b_shape, shape[1])
     dtype = np.result_type(x_type, w_type, b_type or w_type)
-    serving = select_engine(engine, geometry, dtype, pad_mode)
+    serving = select_engine(engine, geometry, dtype, pad_mode, keeps=keeps)
     words = map(str.__str__, (pad_mode, layout, engine))  # those of subclasses made plain
     return Plan(operation, geometry, dtype, serving, x_shape_in(layout, shape), *words)
+
+
+def check_weights(w: Array, b: Array | None, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Check a convolution's arguments, but for its images, before the first call.
+
+    Returns `given` (see `begin_forward`) as tuples and plain words.
+    """
+    _, pad, dilation, group, _, layout, _ = given
+    check_layout(layout)
+    image = least_image(w_shape_from(layout, w.shape), dilation=dilation, group=group)
+    plan = make_plan(
+        _engines.ENGINES,
+        "conv",
+        x_shape_in(layout, image),
+        w.dtype.char,
+        w.shape,
+        w.dtype.char,
+        None if b is None else b.shape,
+        None if b is None else b.dtype.char,
+        given,
+        True,
+    )
+    g = plan.geometry
+    pads = as_pads(pad, g.rank)
+    return g.stride, pads, g.dilation, g.group, plan.pad_mode, plan.layout, plan.engine
 
 
 recall_plan = functools.lru_cache(maxsize=PLANS)(make_plan)
@@ -167,6 +194,8 @@ class Forward(NamedTuple):
     result : ndarray
         That new array, in the caller's layout.
     workers : int or None
+    kept : dict or None
+        Packed weights, where they stay from call to call.
     """
 
     plan: Plan
@@ -177,6 +206,14 @@ class Forward(NamedTuple):
     target: Target | None
     result: Array
     workers: int | None
+    kept: Kept | None
+
+    def convolve(self) -> None:
+        """Have the plan's engine compute a convolution."""
+        plan = self.plan
+        plan.serving.forward(
+            plan.geometry, self.x, self.w, self.b, self.work, self.workers, self.kept
+        )
 
     def finish(self) -> Array:
         """Return the result as the caller gets it."""
@@ -207,11 +244,12 @@ def begin_forward(
     given: tuple[object, ...],
     out: Array | None,
     workers: object,
+    kept: Kept | None = None,
 ) -> Forward:
     """Check the arguments of a forward call and lay out the target of its result.
 
     `given` are the values of PARAMETERS (output_pad for a "deconv" alone), pad_mode, layout and
-    engine.
+    engine. `kept` is where packed weights stay from call to call, if they do.
     """
     if conv_param is not None:
         names = PARAMETERS[: len(given) - 3]
@@ -229,6 +267,7 @@ def begin_forward(
         None if bias is None else bias.shape,
         None if bias is None else bias.dtype.char,
         given,
+        kept is not None,
     )
     threads = given_workers(workers)
     target = None
@@ -240,7 +279,7 @@ def begin_forward(
     if plan.layout == "NHWC":
         images, weights = channels_first(images, "NHWC"), filters_first(weights, "NHWC")
         work = channels_first(work, "NHWC")
-    return Forward(plan, images, weights, bias, work, target, result, threads)
+    return Forward(plan, images, weights, bias, work, target, result, threads, kept)
 
 
 # --- backward ---------------------------------------------------------------------------------

@@ -291,12 +291,35 @@ def _pool_geometry(
     return geometry
 
 
+def least_image(w_shape: tuple[int, ...], *, dilation: object, group: object) -> tuple[int, ...]:
+    """The shape (1, C, *S) of the smallest image that w (F, C/group, *K) convolves without padding.
+
+    With it all can be checked of calls whose images are not there yet.
+    """
+    filters, channels, *kernel = _check_w_rank(w_shape)
+    _, dilations, groups = _as_parameters(1, dilation, group, len(kernel))
+    _check_kernel(kernel)
+    if channels == 0:
+        raise ValueError(f"w: axis 1 (C/group) must be >= 1, got shape {w_shape}")
+    if filters == 0 or filters % groups:
+        raise ValueError(
+            f"w: F, the number of filters, must be >= 1 and divisible by group, "
+            f"got F={filters}, group={groups}, w of shape {w_shape}"
+        )
+    return (1, channels * groups, *_extents(kernel, dilations))
+
+
 # --- the parts --------------------------------------------------------------------------------
 
 
-def _check_ranks(x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> int:
+def _check_w_rank(w_shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(w_shape) < 3:
         raise ValueError(f"w: expected at least 3 axes, got {len(w_shape)}, shape {w_shape}")
+    return w_shape
+
+
+def _check_ranks(x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> int:
+    _check_w_rank(w_shape)
     if len(x_shape) != len(w_shape):
         raise ValueError(
             f"x and w must have the same number of axes, "

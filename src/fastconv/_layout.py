@@ -27,6 +27,11 @@ def filters_first(w: Array, layout: str) -> Array:
     return w.transpose(-1, -2, *range(w.ndim - 2)) if layout == "NHWC" and w.ndim > 2 else w
 
 
+def filters_as_in(layout: str, w: Array) -> Array:
+    """View w (F, C/group, *K) in a layout."""
+    return w.transpose(*range(2, w.ndim), 1, 0) if layout == "NHWC" else w
+
+
 def x_shape_in(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Bring the shape (N, C, *S) to a layout."""
     return (shape[0], *shape[2:], shape[1]) if layout == "NHWC" else shape

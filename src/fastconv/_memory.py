@@ -6,11 +6,14 @@ elements do not overlap. What a caller hands in need not be so: it is then worke
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fastconv._validation import Array, check_target
+
+# Packed weights that stay from call to call, by the engine and what else they depend on.
+Kept: TypeAlias = dict[tuple[object, ...], Any]
 
 
 def allocate(
@@ -60,6 +63,19 @@ def _copy(array: Array, dtype: np.dtype[Any]) -> Array:
     with np.errstate(all="ignore"):  # a signalling NaN is no concern of the caller's
         np.copyto(copy, array)
     return copy
+
+
+def as_constant(array: Array) -> Array:
+    """A copy that cannot be written to, native and C-contiguous."""
+    copy = _copy(array, np.dtype(array.dtype.char))
+    copy.flags.writeable = False
+    return copy
+
+
+def unread(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """What has the shape and strides of a C-contiguous array, but no memory: not to be read."""
+    strides = [dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return np.lib.stride_tricks.as_strided(np.empty(1, dtype), shape, strides, writeable=False)
 
 
 class Staged:

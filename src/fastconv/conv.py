@@ -123,8 +123,7 @@ def conv_forward(
     """
     given = (stride, pad, dilation, group, pad_mode, layout, engine)
     call = begin_forward("conv", x, w, b, conv_param, given, out, workers)
-    plan = call.plan
-    plan.serving.forward(plan.geometry, call.x, call.w, call.b, call.work, call.workers)
+    call.convolve()
     return call.finish(), call.cache()
 
 
@@ -166,8 +165,7 @@ def conv(
     """
     given = (stride, pad, dilation, group, pad_mode, layout, engine)
     call = begin_forward("conv", x, w, b, conv_param, given, out, workers)
-    plan = call.plan
-    plan.serving.forward(plan.geometry, call.x, call.w, call.b, call.work, call.workers)
+    call.convolve()
     return call.finish()
 
 

@@ -2,10 +2,17 @@
 
 An engine is a module with `NAME`, `unsupported_reason(geometry, dtype) -> str | None` and
 
-- `forward(geometry, x, w, b, out, workers)`: overwrites out;
+- `forward(geometry, x, w, b, out, workers, kept=None)`: overwrites out; packed weights are taken
+  from `kept`, and left in it for later calls with the same w, where that is not None;
 - `backward_x(geometry, dout, w, b, dx, workers)`: overwrites dx;
 - `backward_w(geometry, x, dout, dw, workers)`: adds to dw;
-- `backward_b(dout, db, workers)`: adds to db.
+- `backward_b(dout, db, workers)`: adds to db;
+- `workspace(geometry, x, out, workers, *, keeps)`: bytes that `forward` allocates if its arguments
+  are native and w is C-contiguous; of x and out, only how they lie in memory counts.
+
+One that serves more calls than it is good for also has `unprofitable_reason(geometry, dtype, keeps)
+-> str | None`, why "auto" leaves a call to those after it. `keeps` is whether packed weights are
+kept from call to call.
 
 Inputs may be of any layout, byte order and floating type; what is written is native, without
 overlaps, of the dtype that the call computes in.
@@ -45,9 +52,16 @@ def engines() -> tuple[str, ...]:
 
 
 def select_engine(
-    name: object, geometry: Geometry, dtype: np.dtype[Any], pad_mode: object = "constant"
+    name: object,
+    geometry: Geometry,
+    dtype: np.dtype[Any],
+    pad_mode: object = "constant",
+    *,
+    keeps: bool = False,
 ) -> Engine:
     """The engine of that name, or for "auto" the first that serves.
+
+    `keeps` says whether packed weights will be kept from call to call.
 
     Raises
     ------
@@ -60,18 +74,23 @@ def select_engine(
         raise ValueError(f"pad_mode: expected one of {PAD_MODES}, got {show(pad_mode)}")
     if pad_mode != "constant":
         check_extends(geometry, pad_mode)
-        return Extended(_select(name, geometry.without_pad(), dtype), pad_mode)
-    return _select(name, geometry, dtype)
+        return Extended(_select(name, geometry.without_pad(), dtype, keeps), pad_mode)
+    return _select(name, geometry, dtype, keeps)
 
 
-def _select(name: str, geometry: Geometry, dtype: np.dtype[Any]) -> ModuleType:
+def reason_against(
+    engine: ModuleType, geometry: Geometry, dtype: np.dtype[Any], *, keeps: bool
+) -> str | None:
+    """Why "auto" does not take an engine, or None if it does where those before it do not."""
+    reason: str | None = engine.unsupported_reason(geometry, dtype)
+    if reason is None and hasattr(engine, "unprofitable_reason"):
+        reason = engine.unprofitable_reason(geometry, dtype, keeps)
+    return reason
+
+
+def _select(name: str, geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -> ModuleType:
     if name == "auto":
-        return next(
-            engine
-            for engine in ENGINES
-            if not engine.unsupported_reason(geometry, dtype)
-            and (engine is not winograd or winograd.pays(geometry, dtype))
-        )
+        return next(e for e in ENGINES if not reason_against(e, geometry, dtype, keeps=keeps))
     chosen = next(engine for engine in ENGINES if name == engine.NAME)
     reason = chosen.unsupported_reason(geometry, dtype)
     if reason:

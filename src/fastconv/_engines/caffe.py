@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv._columns import fill_columns, sum_columns
 from fastconv._geometry import Geometry
-from fastconv._memory import allocate, apart, as_contiguous, parts, staged
+from fastconv._memory import Kept, allocate, apart, as_contiguous, parts, staged
 from fastconv._validation import Array
 
 NAME = "caffe"
@@ -181,10 +181,32 @@ def _in_groups(g: Geometry, array: Array) -> Array:
 # --- the engine -------------------------------------------------------------------------------
 
 
+def workspace(
+    geometry: Geometry, x: Array, out: Array, workers: int | None, *, keeps: bool = False
+) -> int:
+    """Bytes that `forward` allocates."""
+    samples, _, columns = _steps(geometry, out.dtype)
+    numbers = columns
+    if geometry.is_1x1 and not x[:samples].flags.c_contiguous:
+        numbers += x[:samples].size
+    if not out[:samples].flags.c_contiguous:
+        numbers += out[:samples].size
+    return out.itemsize * numbers
+
+
 def forward(
-    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+    geometry: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Array,
+    workers: int | None,
+    kept: Kept | None = None,
 ) -> None:
-    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,)."""
+    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,).
+
+    Weights are multiplied as they are: there is nothing to keep.
+    """
     plan = Plan.of(geometry, out.dtype)
     samples = staged(x, out.dtype, plan.samples, contiguous=geometry.is_1x1)
     run_forward(geometry, plan, forward_gemm, samples, w, b, out)
@@ -239,19 +261,8 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, geometry: Geometry, dtype: np.dtype[Any], *, lowered: bool = False) -> "Plan":
         """Plan a call. A 1x1 layer that is `lowered` has columns, cut as those it has without."""
-        column = geometry.taps * dtype.itemsize
-        columns = (POINTWISE_BYTES if geometry.is_1x1 else STEP_BYTES) // column
-        steps = max(1, geometry.positions // max(columns, STEP_POSITIONS))
-        positions = -(-geometry.positions // steps)  # all steps nearly alike, none very small
-        row = geometry.out_shape[-1]
-        if row < positions:  # whole rows are lowered faster
-            positions = -(-positions // row) * row
-        needs_columns = lowered or not geometry.is_1x1
-        if needs_columns:
-            columns = STEP_BYTES // column
-        samples = max(1, min(geometry.batch, columns // geometry.positions))
-        size = samples * geometry.taps * positions
-        buffer = allocate("the column buffer", (size,), dtype) if needs_columns else None
+        samples, positions, size = _steps(geometry, dtype, lowered=lowered)
+        buffer = allocate("the column buffer", (size,), dtype) if size else None
         return cls(samples, positions, geometry.taps, dtype, buffer)
 
     def with_products(self, dw: Array) -> "Plan":
@@ -264,6 +275,24 @@ class Plan(NamedTuple):
             return None
         shape = (samples, self.taps, positions.stop - positions.start)
         return self.buffer[: shape[0] * shape[1] * shape[2]].reshape(shape)
+
+
+def _steps(
+    geometry: Geometry, dtype: np.dtype[Any], *, lowered: bool = False
+) -> tuple[int, int, int]:
+    """Samples and positions of a step, and the numbers in its columns, none if x is its own."""
+    column = geometry.taps * dtype.itemsize
+    columns = (POINTWISE_BYTES if geometry.is_1x1 else STEP_BYTES) // column
+    steps = max(1, geometry.positions // max(columns, STEP_POSITIONS))
+    positions = -(-geometry.positions // steps)  # all steps nearly alike, none very small
+    row = geometry.out_shape[-1]
+    if row < positions:  # whole rows are lowered faster
+        positions = -(-positions // row) * row
+    needs_columns = lowered or not geometry.is_1x1
+    if needs_columns:
+        columns = STEP_BYTES // column
+    samples = max(1, min(geometry.batch, columns // geometry.positions))
+    return samples, positions, samples * geometry.taps * positions if needs_columns else 0
 
 
 # One of the five steps, or one with other columns in its place.

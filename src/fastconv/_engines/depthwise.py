@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from fastconv._engines import caffe, fused
-from fastconv._engines.planes import AXES, image_plan, weight_plan
+from fastconv._engines.planes import AXES, Plan, image_plan, weight_plan
 from fastconv._geometry import Geometry
 from fastconv._kernels import depthwise as kernel
-from fastconv._memory import allocate, as_contiguous, as_native, parts
+from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -60,10 +60,27 @@ def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
 # --- the engine -------------------------------------------------------------------------------
 
 
+def workspace(
+    geometry: Geometry, x: Array, out: Array, workers: int | None, *, keeps: bool = False
+) -> int:
+    """Bytes that `forward` allocates."""
+    plan = _threaded_plan(geometry, False, x, out, workers)
+    return out.itemsize * plan.workers * plan.room
+
+
 def forward(
-    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+    geometry: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Array,
+    workers: int | None,
+    kept: Kept | None = None,
 ) -> None:
-    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, 1, *K), plus b (F,)."""
+    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, 1, *K), plus b (F,).
+
+    Weights are read as they are: there is nothing to keep.
+    """
     if out.size:
         _convolve(geometry, False, x, as_contiguous(w, out.dtype), b, out, workers)
 
@@ -128,10 +145,7 @@ def _convolve(
     dtype = out.dtype
     images = as_native(x, dtype)
     bias = None if b is None else as_contiguous(b, dtype)
-    by_channels = _is_by_channels(images) or _is_by_channels(out)
-    plan = _plan(geometry, transposed, dtype.itemsize, 1, by_channels)
-    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
-        plan = _plan(geometry, transposed, dtype.itemsize, threads, by_channels)
+    plan = _threaded_plan(geometry, transposed, images, out, workers)
     if plan.workers == 1 and plan.units <= plan.chunk:
         space = allocate("the scratch", (plan.room,), dtype)
         kernel.convolve(plan.sizes, images, weights, bias, out, space, 0, plan.units)
@@ -142,6 +156,17 @@ def _convolve(
         kernel.convolve(plan.sizes, images, weights, bias, out, space, begin, end)
 
     spread(step, spaces, plan.units, plan.chunk)
+
+
+def _threaded_plan(
+    geometry: Geometry, transposed: bool, images: Array, out: Array, workers: int | None
+) -> Plan:
+    """The plan for some arrays, for more than one thread if there is enough to do."""
+    by_channels = _is_by_channels(images) or _is_by_channels(out)
+    plan = _plan(geometry, transposed, out.itemsize, 1, by_channels)
+    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plan = _plan(geometry, transposed, out.itemsize, threads, by_channels)
+    return plan
 
 
 def _is_by_channels(images: Array) -> bool:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv._geometry import Geometry
-from fastconv._memory import allocate
+from fastconv._memory import Kept, allocate, unread
 from fastconv._validation import Array
 
 
@@ -29,6 +29,15 @@ class Extended(NamedTuple):
     engine: ModuleType
     pad_mode: str
 
+    def workspace(
+        self, geometry: Geometry, x: Array, out: Array, workers: int | None, *, keeps: bool = False
+    ) -> int:
+        """As every engine; it takes a copy of x with its padding."""
+        inner = geometry.without_pad()
+        images = unread(inner.x_shape, out.dtype)
+        needed: int = self.engine.workspace(inner, images, out, workers, keeps=keeps)
+        return images.nbytes + needed
+
     def forward(
         self,
         geometry: Geometry,
@@ -37,10 +46,11 @@ class Extended(NamedTuple):
         b: Array | None,
         out: Array,
         workers: int | None,
+        kept: Kept | None = None,
     ) -> None:
         """As every engine; it takes a copy of x with its padding."""
         images = _extended(geometry, x, self.pad_mode)
-        self.engine.forward(geometry.without_pad(), images, w, b, out, workers)
+        self.engine.forward(geometry.without_pad(), images, w, b, out, workers, kept)
 
     def backward_x(
         self,

@@ -26,7 +26,7 @@ from fastconv._engines.plans import (
 from fastconv._engines.taps import Phase, forward_table, gradient_phases, kernel_offsets
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
-from fastconv._memory import allocate, as_contiguous, as_native, parts
+from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -68,18 +68,29 @@ class Room(NamedTuple):
 
 
 def forward_room(
-    geometry: Geometry, images: Array, dtype: np.dtype[Any], workers: int | None
+    geometry: Geometry,
+    images: Array,
+    dtype: np.dtype[Any],
+    workers: int | None,
+    kept: Kept | None = None,
 ) -> Room:
     """Allocate what `forward` needs for native images."""
-    plain = _is_plain(images)
-    plan = _forward_plan(geometry, dtype.itemsize, 1, plain)
-    if plan.is_one_piece:
+    plan = _threaded_plan(geometry, images, dtype, workers)
+    if plan.is_one_piece and kept is None:
         space = allocate("the scratch", (plan.room + plan.weights,), dtype)
         return Room([(None, plan)], [], [space])
-    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
-        plan = _forward_plan(geometry, dtype.itemsize, threads, plain)
-    packed = allocate("the packed weights", (plan.weights,), dtype)
+    packed = None if kept is None else kept.get((NAME, dtype))
+    if packed is None:
+        packed = allocate("the packed weights", (plan.weights,), dtype)
     return Room([(None, plan)], [packed], _spaces(plan.workers, plan.room, dtype))
+
+
+def workspace(
+    geometry: Geometry, x: Array, out: Array, workers: int | None, *, keeps: bool = False
+) -> int:
+    """Bytes that `forward` allocates."""
+    plan = _threaded_plan(geometry, x, out.dtype, workers)
+    return out.itemsize * (plan.weights + plan.workers * plan.room)
 
 
 def forward(
@@ -89,6 +100,7 @@ def forward(
     b: Array | None,
     out: Array,
     workers: int | None,
+    kept: Kept | None = None,
     room: Room | None = None,
 ) -> None:
     """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,).
@@ -100,10 +112,10 @@ def forward(
     dtype = out.dtype
     images, weights = as_native(x, dtype), as_native(w, dtype)
     bias = None if b is None else as_contiguous(b, dtype)
-    room = room or forward_room(geometry, images, dtype, workers)
+    room = room or forward_room(geometry, images, dtype, workers, kept)
     ((_, plan),) = room.plans
     offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize)
-    if plan.is_one_piece:
+    if not room.packed:
         kernel.convolve_at_once(
             plan.sizes,
             images,
@@ -117,8 +129,12 @@ def forward(
             plan.weights,
         )
         return
-    _pack(plan, weights, offsets, room.packed[0])
-    _convolve(plan, images, room.packed[0], bias, out, room.spaces)
+    (packed,) = room.packed
+    if kept is None or kept.get((NAME, dtype)) is not packed:
+        _pack(plan, weights, offsets, packed)
+        if kept is not None:
+            kept[NAME, dtype] = packed
+    _convolve(plan, images, packed, bias, out, room.spaces)
 
 
 def backward_x_room(
@@ -283,6 +299,17 @@ def _offsets(
 
 
 # --- the parts --------------------------------------------------------------------------------
+
+
+def _threaded_plan(
+    geometry: Geometry, images: Array, dtype: np.dtype[Any], workers: int | None
+) -> Plan:
+    """The plan of the forward pass, for more than one thread if there is enough to do."""
+    plain = _is_plain(images)
+    plan = _forward_plan(geometry, dtype.itemsize, 1, plain)
+    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
+        plan = _forward_plan(geometry, dtype.itemsize, threads, plain)
+    return plan
 
 
 def _is_plain(images: Array) -> bool:

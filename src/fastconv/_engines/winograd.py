@@ -28,18 +28,20 @@ from fastconv._engines import fused
 from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, chunk_of
 from fastconv._geometry import Geometry
 from fastconv._kernels import winograd as kernel
-from fastconv._memory import allocate, as_contiguous, as_native
+from fastconv._memory import Kept, allocate, as_contiguous, as_native
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
 NAME = "winograd"
 
 # Fewer channels or filters in a group do not pay for the transforms, nor do fewer multiply-adds of
-# direct convolution in a sample: with as many, one sample takes 0.6 to 1.1 times as long as by
-# `fused`, eight take 1.1 to 1.4 times. The number of samples must not count, or a result would
-# depend on it.
+# direct convolution in a sample: with as many, `fused` takes 0.6 to 1.1 times as long for one
+# sample, 1.1 to 1.4 times for eight. Where packed weights are kept, the half of it is enough: 0.6
+# to 1.1 times for one sample, 1.3 to 1.6 for eight. The number of samples must not count, or a
+# result would depend on it.
 LEAST_CHANNELS = 16
 LEAST_WORK = 2**23
+LEAST_KEPT_WORK = 2**22
 # Channels of a block, in bytes.
 DEPTH_BYTES = 256
 # Transformed images of a unit, one block of channels, which second-level cache keeps; and its sums.
@@ -70,18 +72,44 @@ def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
     return None
 
 
-def pays(geometry: Geometry, dtype: np.dtype[Any]) -> bool:
-    """Whether a call that this engine can serve is faster than by the engine `fused`."""
-    channels = min(geometry.channels, geometry.filters) // geometry.group
-    work = geometry.filters * geometry.taps // geometry.group * geometry.positions
-    return channels >= LEAST_CHANNELS and work >= LEAST_WORK
+def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -> str | None:
+    """Say why a call that this engine can serve is faster by `fused`; None if it is not."""
+    g = geometry
+    if min(g.channels, g.filters) // g.group < LEAST_CHANNELS:
+        return (
+            f"it pays from {LEAST_CHANNELS} channels and filters a group on, "
+            f"got C {g.channels}, F {g.filters}, group {g.group}"
+        )
+    work = g.filters * g.taps // g.group * g.positions
+    least = LEAST_KEPT_WORK if keeps else LEAST_WORK
+    if work < least:
+        return f"it pays from {least} multiply-adds a sample on, got {work}"
+    return None
+
+
+def workspace(
+    geometry: Geometry, x: Array, out: Array, workers: int | None, *, keeps: bool = False
+) -> int:
+    """Bytes that `forward` allocates."""
+    dtype = out.dtype
+    plans = _plans(Layer.forward(geometry).phases(), dtype, workers, keeps)
+    threads, room = max(plan.workers for plan in plans), max(plan.room for plan in plans)
+    packed = sum({plan.m: plan.weights for plan in plans}.values())
+    alone = fused.workspace(geometry._replace(batch=1), x[:1], out[:1], 1)
+    return alone + dtype.itemsize * (threads * (room + geometry.batch + 1) + packed)
 
 
 # --- the engine -------------------------------------------------------------------------------
 
 
 def forward(
-    geometry: Geometry, x: Array, w: Array, b: Array | None, out: Array, workers: int | None
+    geometry: Geometry,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Array,
+    workers: int | None,
+    kept: Kept | None = None,
 ) -> None:
     """``out (N, F, OH, OW)`` = the convolution of x (N, C, H, W) with w (F, C/group, 3, 3)."""
     if not out.size:
@@ -90,8 +118,8 @@ def forward(
     alone = geometry._replace(batch=1)
     room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
     groups = _in_groups(geometry, weights)
-    for n in _by_phases(Layer.forward(geometry), images, groups, bias, out, workers):
-        fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room)
+    for n in _by_phases(Layer.forward(geometry), images, groups, bias, out, workers, kept):
+        fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room=room)
 
 
 def backward_x(
@@ -112,7 +140,7 @@ def backward_x(
     room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
     for n in _by_phases(Layer.backward(geometry), images, turned, bias, dx, workers):
-        fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room)
+        fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room=room)
 
 
 backward_w = fused.backward_w
@@ -166,11 +194,13 @@ class Layer(NamedTuple):
         few, many = self.tiles(4), self.tiles(2)
         return 4 if few > 1 and 3 * few <= many else 2
 
-    def phases(self) -> "list[tuple[Layer, Cells, Cells]]":
+    def phases(self) -> "list[Phase]":
         """The convolutions of neighbouring cells that this is, and their cells of x and results.
 
         Results that are `dilation` apart read cells that are.
         """
+        if self.dilation == (1, 1):
+            return [(self, EVERY, EVERY)]
         along = [
             _axis_phases(*axis)
             for axis in zip(self.x_shape, self.shape, self.before, self.dilation, strict=True)
@@ -188,6 +218,8 @@ class Layer(NamedTuple):
 
 
 Cells: TypeAlias = tuple[slice, ...]
+Phase: TypeAlias = tuple[Layer, Cells, Cells]
+EVERY: Cells = (slice(None), slice(None))
 
 
 def _axis_phases(
@@ -244,10 +276,14 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
+    m : int
+        Results of a tile along an axis.
     sizes : ndarray of intp
         What the kernel is told: `Sizes` there.
     units, chunk : int
         Units of work, and how many of them one call of the kernel does.
+    columns : int
+        Units that the tiles of the batch are cut into.
     room : int
         Numbers in a worker's space.
     workers : int
@@ -262,9 +298,11 @@ class Plan(NamedTuple):
         What the result is valid for.
     """
 
+    m: int
     sizes: Array
     units: int
     chunk: int
+    columns: int
     room: int
     workers: int
     work: int
@@ -332,15 +370,31 @@ class Cut(NamedTuple):
         return cls(depths, blocks, together, turns, min(turns, parts), tiles, columns, panel)
 
 
+def _plans(
+    phases: list[Phase], dtype: np.dtype[Any], workers: int | None, packs: bool
+) -> list[Plan]:
+    """Plan the phases of a layer.
+
+    Weights are packed where that is asked for, or there are many units that use them.
+    """
+    plans = [_plan(phase, dtype, 1, packs) for phase, _, _ in phases]
+    packs = packs or sum(plan.columns for plan in plans) >= PACKED_UNITS
+    threads = 1
+    if sum(plan.work for plan in plans) >= THREAD_WORK:
+        threads = as_workers(workers)
+    if packs or threads > 1:
+        plans = [_plan(phase, dtype, threads, packs) for phase, _, _ in phases]
+    return plans
+
+
 @functools.lru_cache(PLANS)
-def _plan(layer: Layer, dtype: np.dtype[Any], workers: int) -> Plan:
+def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan:
     itemsize, m = dtype.itemsize, layer.m
     cut = Cut.of(layer, itemsize, workers)
     lanes, points = kernel.lanes(itemsize), (m + 2) ** 2
     depth = -(-layer.channels // cut.depths)
     panels = -(-cut.tiles // cut.panel)
     part_turns = -(-cut.turns // cut.parts)
-    packed = cut.columns >= PACKED_UNITS
     turn_rows = cut.together * kernel.ROWS
 
     across = min(cut.tiles, -(-layer.shape[1] // m))
@@ -356,26 +410,28 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int) -> Plan:
         panels * points * inputs_step,
         turn_sums * (part_turns if cut.depths > 1 else 1),
         _odd_lines(9 * depth * kernel.ROWS + lanes, itemsize),
-        0 if packed else points * weights_step,
+        0 if packs else points * weights_step,
     ]
     shapes = [*layer.x_shape, *layer.shape, *layer.before]
     sizes = [m, *layer[:4], *shapes, *cut, line, inputs_step, sums_step, weights_step]
     units = layer.groups * cut.parts * cut.columns
     threads = min(workers, units)
-    packs = layer.groups * cut.depths * cut.turns
-    weights = packs * points * weights_step
+    blocks = layer.groups * cut.depths * cut.turns
+    weights = blocks * points * weights_step
     filters = min(layer.filters, part_turns * turn_rows)
     unit_work = (layer.channels + RESULT_WORK) * (filters + IMAGE_WORK) * cut.tiles * points
     return Plan(
+        m=m,
         sizes=np.array([*sizes, scratch, lines, *rooms], np.intp),
         units=units,
         chunk=chunk_of(units, threads, CALL_WORK // unit_work),
+        columns=cut.columns,
         room=sum(rooms) + kernel.ALIGNED // itemsize,
         workers=threads,
         work=math.prod(layer[:4]) * points * layer.tiles(m),
-        weights=weights if packed else 0,
-        packs=packs,
-        pack_chunk=chunk_of(packs, threads, PACK_SIZE * packs // weights),
+        weights=weights if packs else 0,
+        packs=blocks,
+        pack_chunk=chunk_of(blocks, threads, PACK_SIZE * blocks // weights),
         limits=Limits.of(layer, dtype),
     )
 
@@ -403,47 +459,88 @@ def _in_groups(geometry: Geometry, w: Array) -> Array:
     return w.reshape(geometry.group, -1, *w.shape[1:])
 
 
+class Packed(NamedTuple):
+    """Transformed weights, and the largest magnitude in w; NaN if there is one."""
+
+    numbers: Array
+    largest: float
+
+
 def _by_phases(
-    layer: Layer, images: Array, w: Array, bias: Array | None, out: Array, workers: int | None
+    layer: Layer,
+    images: Array,
+    w: Array,
+    bias: Array | None,
+    out: Array,
+    workers: int | None,
+    kept: Kept | None = None,
 ) -> list[int]:
-    """Compute out from native arrays; return the samples for which it is not valid."""
+    """Compute out from native arrays; return the samples for which it is not valid.
+
+    All that is allocated is so before anything is written.
+    """
+    dtype = out.dtype
+    phases = layer.phases()
+    plans = _plans(phases, dtype, workers, kept is not None)
+    threads, room = max(plan.workers for plan in plans), max(plan.room for plan in plans)
+    peaks = allocate("magnitudes", (threads, layer.batch + 1), dtype, zero=True)
+    spaces = [(allocate("the scratch", (room,), dtype), found) for found in peaks]
+    packed: dict[int, Packed] = {}
+    for plan in plans:
+        if plan.weights and plan.m not in packed:
+            packed[plan.m] = _packed(plan, w, spaces, kept)
     failed: set[int] = set()
-    for phase, x_cells, cells in layer.phases():
-        part = images[:, :, *x_cells]
-        failed.update(_convolve(phase, part, w, bias, out[:, :, *cells], workers))
+    for plan, (_, x_part, part) in zip(plans, phases, strict=True):
+        weights = packed.get(plan.m)
+        _convolve(plan, images[:, :, *x_part], w, weights, bias, out[:, :, *part], spaces)
+        failed.update(_failed(plan.limits, peaks, weights))
+        peaks.fill(0)
     return sorted(failed)
 
 
-def _convolve(
-    layer: Layer, images: Array, w: Array, bias: Array | None, out: Array, workers: int | None
-) -> list[int]:
-    """Compute out from native arrays; return the samples for which it is not valid."""
-    dtype = out.dtype
-    plan = _plan(layer, dtype, 1)
-    if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
-        plan = _plan(layer, dtype, threads)
-    packed = allocate("the transformed weights", (plan.weights,), dtype) if plan.weights else None
-    peaks = allocate("magnitudes", (plan.workers, layer.batch + 1), dtype, zero=True)
-    spaces = [(allocate("the scratch", (plan.room,), dtype), found) for found in peaks]
+Spaces: TypeAlias = list[tuple[Array, Array]]
 
+
+def _packed(plan: Plan, w: Array, spaces: Spaces, kept: Kept | None) -> Packed:
+    """Transform w, or take it from what is kept."""
+    key = NAME, w.dtype, plan.m
+    packed: Packed | None = None if kept is None else kept.get(key)
     if packed is not None:
+        return packed
+    numbers = allocate("the transformed weights", (plan.weights,), w.dtype)
 
-        def pack(space: tuple[Array, Array], begin: int, end: int, packed: Array = packed) -> None:
-            room, found = space
-            kernel.pack(plan.sizes, w, packed, found, room, begin, end)
+    def step(space: tuple[Array, Array], begin: int, end: int) -> None:
+        room, peaks = space
+        kernel.pack(plan.sizes, w, numbers, peaks, room, begin, end)
 
-        spread(pack, spaces, plan.packs, plan.pack_chunk)
+    spread(step, spaces[: plan.workers], plan.packs, plan.pack_chunk)
+    with np.errstate(all="ignore"):
+        packed = Packed(numbers, float(np.max([peaks[-1] for _, peaks in spaces])))
+    if kept is not None:
+        kept[key] = packed
+    return packed
 
-    def convolve(space: tuple[Array, Array], begin: int, end: int) -> None:
-        room, found = space
-        kernel.convolve(plan.sizes, images, w, packed, bias, out, found, room, begin, end)
 
-    spread(convolve, spaces, plan.units, plan.chunk)
-    return _failed(plan.limits, peaks)
+def _convolve(
+    plan: Plan,
+    images: Array,
+    w: Array,
+    packed: Packed | None,
+    bias: Array | None,
+    out: Array,
+    spaces: Spaces,
+) -> None:
+    numbers = None if packed is None else packed.numbers
+
+    def step(space: tuple[Array, Array], begin: int, end: int) -> None:
+        room, peaks = space
+        kernel.convolve(plan.sizes, images, w, numbers, bias, out, peaks, room, begin, end)
+
+    spread(step, spaces[: plan.workers], plan.units, plan.chunk)
 
 
 @np.errstate(all="ignore")
-def _failed(limits: Limits, peaks: Array) -> list[int]:
+def _failed(limits: Limits, peaks: Array, packed: Packed | None) -> list[int]:
     """The samples for which tiles will not do, from the largest magnitudes in each and in w.
 
     If it is w for which they will not, that is all of them.
@@ -451,5 +548,6 @@ def _failed(limits: Limits, peaks: Array) -> list[int]:
     found, *others = peaks
     for other in others:
         np.maximum(found, other, out=found)
-    *images, weights = found.tolist()
+    *images, largest = found.tolist()
+    weights = packed.largest if packed else largest
     return [n for n, peak in enumerate(images) if not limits.allow(peak, weights)]
