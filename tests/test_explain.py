@@ -117,7 +117,7 @@ def test_reasons():
         "it pays from 16 channels and filters a group on, got C 3, F 16, group 1"
     )
     assert fastconv.explain((8, 16, 8, 8), (16, 16, 3, 3)).refused["winograd"] == (
-        "it pays from 8388608 multiply-adds a sample on, got 82944"
+        "it pays from 8388608 multiply-adds a sample (and step) on, got 82944"
     )
     forced = fastconv.explain((8, 3, 32, 32), (16, 3, 3, 3), engine="caffe")
     assert forced.engine == "caffe"

@@ -451,6 +451,9 @@ def test_auto_takes_it_for_large_layers_whatever_the_batch():
         assert chosen(Case((n, 8, 224, 224), (64, 8, 3, 3), pad=1)) == "fused"
         assert chosen(Case((n, 32, 7, 7), (32, 32, 3, 3), pad=1)) == "fused"
         assert chosen(Case((n, 128, 56, 56), (128, 4, 3, 3), pad=1, group=32)) == "fused"
+        assert chosen(Case((n, 512, 33, 33), (512, 512, 3, 3), pad=2, dilation=2)) == "winograd"
+        assert chosen(Case((n, 512, 33, 33), (512, 512, 3, 3), pad=4, dilation=4)) == "fused"
+        assert chosen(Case((n, 16, 64, 64), (16, 16, 3, 3), pad=2, dilation=2)) == "fused"
 
 
 def test_tiles_follow_from_the_layer():

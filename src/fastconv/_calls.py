@@ -141,31 +141,6 @@ def make_plan(
     return Plan(operation, geometry, dtype, serving, x_shape_in(layout, shape), *words)
 
 
-def check_weights(w: Array, b: Array | None, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Check a convolution's arguments, but for its images, before the first call.
-
-    Returns `given` (see `begin_forward`) as tuples and plain words.
-    """
-    _, pad, dilation, group, _, layout, _ = given
-    check_layout(layout)
-    image = least_image(w_shape_from(layout, w.shape), dilation=dilation, group=group)
-    plan = make_plan(
-        _engines.ENGINES,
-        "conv",
-        x_shape_in(layout, image),
-        w.dtype.char,
-        w.shape,
-        w.dtype.char,
-        None if b is None else b.shape,
-        None if b is None else b.dtype.char,
-        given,
-        True,
-    )
-    g = plan.geometry
-    pads = as_pads(pad, g.rank)
-    return g.stride, pads, g.dilation, g.group, plan.pad_mode, plan.layout, plan.engine
-
-
 recall_plan = functools.lru_cache(maxsize=PLANS)(make_plan)
 
 
@@ -244,12 +219,11 @@ def begin_forward(
     given: tuple[object, ...],
     out: Array | None,
     workers: object,
-    kept: Kept | None = None,
 ) -> Forward:
     """Check the arguments of a forward call and lay out the target of its result.
 
     `given` are the values of PARAMETERS (output_pad for a "deconv" alone), pad_mode, layout and
-    engine. `kept` is where packed weights stay from call to call, if they do.
+    engine.
     """
     if conv_param is not None:
         names = PARAMETERS[: len(given) - 3]
@@ -267,9 +241,24 @@ def begin_forward(
         None if bias is None else bias.shape,
         None if bias is None else bias.dtype.char,
         given,
-        kept is not None,
+        False,
     )
-    threads = given_workers(workers)
+    return lay_out(plan, images, weights, bias, out, given_workers(workers))
+
+
+def lay_out(
+    plan: Plan,
+    images: Array,
+    weights: Array,
+    bias: Array | None,
+    out: Array | None,
+    workers: int | None,
+    kept: Kept | None = None,
+) -> Forward:
+    """Lay out the target of a planned call's result.
+
+    `kept` is where packed weights stay from call to call, if they do.
+    """
     target = None
     if out is None:
         work = result = allocate("out", plan.result_shape, plan.dtype)
@@ -279,7 +268,42 @@ def begin_forward(
     if plan.layout == "NHWC":
         images, weights = channels_first(images, "NHWC"), filters_first(weights, "NHWC")
         work = channels_first(work, "NHWC")
-    return Forward(plan, images, weights, bias, work, target, result, threads, kept)
+    return Forward(plan, images, weights, bias, work, target, result, workers, kept)
+
+
+class Prepared(NamedTuple):
+    """Arguments of calls whose images are not there yet.
+
+    Attributes
+    ----------
+    given : tuple
+        What follows w and b in `begin_forward`, as tuples and plain words.
+    recall_plan : callable
+        The plan for images of a shape and type, which it remembers.
+    """
+
+    given: tuple[Any, ...]
+    recall_plan: Callable[[Shape, str], Plan]
+
+
+def prepare(w: Array, b: Array | None, given: tuple[Any, ...]) -> Prepared:
+    """Check all of a convolution's arguments but its images."""
+    _, pad, dilation, group, _, layout, _ = given
+    check_layout(layout)
+    w_shape, w_type = w.shape, w.dtype.char
+    b_shape, b_type = (None, None) if b is None else (b.shape, b.dtype.char)
+
+    def plan(x_shape: Shape, x_type: str) -> Plan:
+        return make_plan(
+            _engines.ENGINES, "conv", x_shape, x_type, w_shape, w_type, b_shape, b_type, given, True
+        )
+
+    image = least_image(w_shape_from(layout, w_shape), dilation=dilation, group=group)
+    least = plan(x_shape_in(layout, image), w_type)
+    g = least.geometry
+    words = least.pad_mode, least.layout, least.engine
+    given = (g.stride, as_pads(pad, g.rank), g.dilation, g.group, *words)
+    return Prepared(given, functools.lru_cache(PLANS)(plan))
 
 
 # --- backward ---------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Convolution with weights that are checked, copied and packed once."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from fastconv._calls import begin_forward, check_weights
+from fastconv._calls import Plan, lay_out, prepare
 from fastconv._layout import filters_as_in, filters_first
 from fastconv._memory import Kept, as_constant
 from fastconv._validation import (
@@ -18,6 +19,7 @@ from fastconv._validation import (
     Pairs,
     as_floating,
 )
+from fastconv._workers import given_workers
 
 NAMES = ("stride", "pad", "dilation", "group", "pad_mode", "layout", "engine")
 
@@ -78,7 +80,7 @@ class PreparedConv:
            [0.  , 0.11, 0.33, 0.56]], dtype=float32)
     """
 
-    __slots__ = ("_given", "_kept", "b", "w", *NAMES)
+    __slots__ = ("_kept", "_recall_plan", "b", "w", *NAMES)
 
     w: Array
     b: Array | None
@@ -89,7 +91,7 @@ class PreparedConv:
     pad_mode: str
     layout: str
     engine: str
-    _given: tuple[Any, ...]
+    _recall_plan: Callable[[tuple[int, ...], str], Plan]
     _kept: Kept
 
     def __init__(
@@ -108,13 +110,13 @@ class PreparedConv:
         weights = as_floating("w", w)
         bias = None if b is None else as_floating("b", b)
         given = (stride, pad, dilation, group, pad_mode, layout, engine)
-        plain = check_weights(weights, bias, given)
-        order = plain[-2]
+        prepared = prepare(weights, bias, given)
+        order = prepared.given[-2]
         values: dict[str, Any] = {
             "w": filters_as_in(order, as_constant(filters_first(weights, order))),
             "b": None if bias is None else as_constant(bias),
-            **dict(zip(NAMES, plain, strict=True)),
-            "_given": plain,
+            **dict(zip(NAMES, prepared.given, strict=True)),
+            "_recall_plan": prepared.recall_plan,
             "_kept": {},
         }
         for name, value in values.items():
@@ -144,7 +146,10 @@ class PreparedConv:
         TypeError, ValueError, MemoryError
             As `conv_forward` does.
         """
-        call = begin_forward("conv", x, self.w, self.b, None, self._given, out, workers, self._kept)
+        images = as_floating("x", x)
+        plan = self._recall_plan(images.shape, images.dtype.char)
+        threads = given_workers(workers)
+        call = lay_out(plan, images, self.w, self.b, out, threads, self._kept)
         call.convolve()
         return call.finish()
 
@@ -160,5 +165,5 @@ class PreparedConv:
         return f"PreparedConv(w {self.w.shape} {self.w.dtype}{bias}, {parameters})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parameters = dict(zip(NAMES, self._given, strict=True))
+        parameters = {name: getattr(self, name) for name in NAMES}
         return functools.partial(PreparedConv, **parameters), (self.w, self.b)

@@ -114,6 +114,10 @@ def forward(
     bias = None if b is None else as_contiguous(b, dtype)
     room = room or forward_room(geometry, images, dtype, workers, kept)
     ((_, plan),) = room.plans
+    ready = None if kept is None else kept.get((NAME, dtype))
+    if ready is not None and ready is room.packed[0]:
+        _convolve(plan, images, ready, bias, out, room.spaces)
+        return
     offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize)
     if not room.packed:
         kernel.convolve_at_once(
@@ -130,10 +134,9 @@ def forward(
         )
         return
     (packed,) = room.packed
-    if kept is None or kept.get((NAME, dtype)) is not packed:
-        _pack(plan, weights, offsets, packed)
-        if kept is not None:
-            kept[NAME, dtype] = packed
+    _pack(plan, weights, offsets, packed)
+    if kept is not None:
+        kept[NAME, dtype] = packed
     _convolve(plan, images, packed, bias, out, room.spaces)
 
 
@@ -339,6 +342,10 @@ def _pack(
 def _convolve(
     plan: Plan, images: Array, packed: Array, bias: Array | None, out: Array, spaces: list[Array]
 ) -> None:
+    if plan.workers == 1 and plan.units <= plan.chunk:
+        kernel.convolve(plan.sizes, images, packed, bias, out, spaces[0], 0, plan.units)
+        return
+
     def step(space: Array, begin: int, end: int) -> None:
         kernel.convolve(plan.sizes, images, packed, bias, out, space, begin, end)
 

@@ -42,6 +42,9 @@ NAME = "winograd"
 LEAST_CHANNELS = 16
 LEAST_WORK = 2**23
 LEAST_KEPT_WORK = 2**22
+# With a dilation, results that far apart are computed together, and these must fill vectors of
+# tiles too: with a quarter as many it takes 1 to 3 times as long as `fused`.
+LEAST_POSITIONS = 2**8
 # Channels of a block, in bytes.
 DEPTH_BYTES = 256
 # Transformed images of a unit, one block of channels, which second-level cache keeps; and its sums.
@@ -80,10 +83,16 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
             f"it pays from {LEAST_CHANNELS} channels and filters a group on, "
             f"got C {g.channels}, F {g.filters}, group {g.group}"
         )
-    work = g.filters * g.taps // g.group * g.positions
+    positions = math.prod(size // step for size, step in zip(g.out_shape, g.dilation, strict=True))
+    if positions < LEAST_POSITIONS and g.dilation != (1, 1):
+        return (
+            f"it pays from {LEAST_POSITIONS} results a sample and step of the dilation on, "
+            f"got {positions}"
+        )
+    work = g.filters * g.taps // g.group * positions
     least = LEAST_KEPT_WORK if keeps else LEAST_WORK
     if work < least:
-        return f"it pays from {least} multiply-adds a sample on, got {work}"
+        return f"it pays from {least} multiply-adds a sample (and step) on, got {work}"
     return None
 
 
