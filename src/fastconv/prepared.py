@@ -67,9 +67,9 @@ class PreparedConv:
     packed one for each engine and type that calls have taken: as large as w for "fused", up to 4
     times for "winograd".
 
-    Neither here nor in `conv` does "auto" look at the batch, so that a result's bits do not depend on
-    it. For single images of some 7x7 cells "fused" is up to twice as fast as "winograd", which in
-    batches of eight is up to twice as fast as it.
+    Neither here nor in `conv` does "auto" look at the batch, so that a result's bits do not depend
+    on it. For single images of some 7x7 cells "fused" is up to twice as fast as "winograd", which
+    for eight of them is up to twice as fast as it.
 
     Examples
     --------
