@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := .venv-sanitize
 EXTENSIONS := fastconv._im2col $(addprefix fastconv._kernels.base.,cpu deform depthwise fused pool winograd)
-SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find src/fastconv -name '*.py' -o -name '*.py[xi]' -o -name '*.pxd' -o -name '*.h')
+SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find src/fastconv -name '*.py' -o -name '*.py[xi]' -o -name '*.px[di]' -o -name '*.h')
 
 .PHONY: help demo test lint bench sanitize clean
 

@@ -223,6 +223,7 @@ def check_fused(end: str, dtype: type) -> int:
         plans.SMALL_WORK, plans.GRADIENT_CHANNELS = ((2**22, 256), (0, 1))[cut]
         plans.GRADIENT_BYTES, plans.TILE_SUMS_BYTES = ((2**22, 2**14), (2**11, 2**9))[cut]
         plans.UNIT_WORK, plans.PACK_SIZE = ((2**31, 2**25), (2**10, 2**5))[cut]
+        plans.FILTERS_GAIN, plans.DOT_SUMS = choose.choice(((0.9, 2**10), (99, 0)))
         params = {"stride": stride, "pad": pad, "dilation": dilation, "group": group}
         x = rng.integers(-3, 4, (2, group * channels, *size)).astype(dtype)
         w = rng.integers(-3, 4, (group * filters, channels, *kernel)).astype(dtype)

@@ -52,6 +52,7 @@ SMALL_LIMITS = {
     "SMALL_WORK": 0,
     "GRADIENT_CHANNELS": 1,
     "GRADIENT_BYTES": 2**11,
+    "FILTERS_BYTES": 2**11,
     "TILE_SUMS_BYTES": 2**9,
 }
 
@@ -297,6 +298,7 @@ LAYERS = [
     Case((4, 6, 30), (6, 1, 5), pad=2, group=6),
     Case((3, 3, 21, 50), (9, 3, 3, 3), pad=1),
     Case((2, 5, 6, 7, 9), (7, 5, 2, 3, 2), stride=(1, 2, 1), pad=1),
+    Case((3, 3, 61, 59), (40, 3, 7, 7), stride=2, pad=3),  # dw with filters as lanes
 ]
 layers = pytest.mark.parametrize("case", LAYERS, ids=lambda case: "x".join(map(str, case.x_shape)))
 
@@ -355,6 +357,18 @@ def test_cut_into_the_smallest_units_every_tail_equals_caffe(dtype, build, monke
     for case in itertools.islice(shape_cases(build, np.dtype(dtype).itemsize), 0, None, 2):
         assert_as_caffe(case, dtype)
         assert_as_caffe(case, dtype, (channels_last,) * 6)
+
+
+@pytest.mark.sanitize
+@both_types
+@pytest.mark.parametrize("limits", [{}, SMALL_LIMITS], ids=["whole", "cut"])
+def test_with_filters_as_lanes_every_tail_equals_caffe(limits, dtype, build, monkeypatch):
+    set_limits(monkeypatch, **limits, FILTERS_GAIN=99, DOT_SUMS=0)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    for cases in (tail_cases, shape_cases):
+        for case in itertools.islice(cases(build, np.dtype(dtype).itemsize), 0, None, 4):
+            assert_as_caffe(case, dtype)
+            assert_as_caffe(case, dtype, (channels_last,) * 6)
 
 
 ODD_CASE = LAYERS[3]
@@ -453,6 +467,8 @@ HUGE = {
     "line": Case((1, 64, 10**8), (64, 64, 3), stride=2),
     "channels": Case((1, 20_000, 8, 8), (64, 20_000, 3, 3)),
     "patches": Case((1, 3, 512, 512), (768, 3, 32, 32), stride=32),
+    "first layer": Case((10**6, 3, 224, 224), (64, 3, 7, 7), stride=2, pad=3),
+    "tall kernel": Case((1, 3, 3000, 300), (64, 3, 500, 3)),
     "kernel": Case((1, 48, 300, 300), (64, 48, 101, 101)),
     "long kernel": Case((1, 1, 10**6), (1, 1, 10**5)),
 }

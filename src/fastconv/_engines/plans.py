@@ -22,11 +22,20 @@ SCRATCH_BYTES = 2**20
 SUMS_BYTES = 2**19
 # The part of x and dout that a weights' gradient is summed over, before the next of dw is.
 GRADIENT_BYTES = 2**22
+# The same where filters are the lanes, and all of dw's sums wait in second-level cache beside it.
+FILTERS_BYTES = 2**20
+FILTERS_SUMS = 2**15  # of a kernel index
 # From so many kernel indices on, each of which reads all of dout, it is transposed beforehand; else
 # tiles take rows that lie apart, in pieces twice as long (0.7 of the time on 64 channels of 1x1).
 PACKED_INDICES = 3
 # The sums of some tiles of a weights' gradient, which share first-level cache with what they read.
 TILE_SUMS_BYTES = 2**14
+# The part of the time, as estimated, from which on filters are the lanes, for which more is copied.
+FILTERS_GAIN = 0.9
+# The time of a number that is transposed, in multiply-adds of vectors.
+PACK_TIME = 2.5
+# With no more channels, kernel indices make rows of those tiles too.
+MERGED_CHANNELS = 48
 # Channels of a unit of the weights' gradient: the more there are, the fewer units lay out the same
 # part of dout.
 GRADIENT_CHANNELS = 256
@@ -185,9 +194,8 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         return _dot_plan(table, itemsize, workers, in_place=in_place)
     last = table.axes[-1]
     lanes = _Lanes.of(table, kernel.lanes(itemsize))
-    packs = lanes.taps >= PACKED_INDICES
-    limit = GRADIENT_BYTES // itemsize
-    boxes = _gradient_boxes(table, lanes.pitch, limit)
+    limit = (FILTERS_BYTES if lanes.by_filters else GRADIENT_BYTES) // itemsize
+    boxes = _gradient_boxes(table, lanes, limit)
     layouts = _gradient_layouts(table, boxes)
     cells = math.prod(layout.cells for layout in layouts)
     count = math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
@@ -199,29 +207,31 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         )
     passes = -(-table.batch // samples) * count
 
-    filter_blocks = -(-table.filters // kernel.ROWS)
-    filter_parts, lane_parts = _gradient_parts(table, lanes, -(-workers // table.groups), passes)
-    part_lanes = -(-lanes.blocks // lane_parts) * lanes.columns
+    filter_blocks = -(-table.filters // lanes.filters)
+    filter_parts, other_parts = _gradient_parts(table, lanes, -(-workers // table.groups), passes)
+    part_lanes = -(-lanes.blocks // other_parts) * lanes.columns
     tables = layout_tables(table.axes, boxes, layouts)
     if lanes.merged:
         tables[1] = tables[1][:: lanes.merged]
-    pitch = lanes.pitch if lanes.merged else part_lanes
+    pitch = lanes.pitch if lanes.merged or lanes.by_filters else part_lanes
     room = _whole_lines(samples * cells * pitch + lanes.columns)
-    filters = -(-filter_blocks // filter_parts) * kernel.ROWS
-    gradient = _whole_lines(filters * positions * samples + lanes.columns) if packs else 0
-    tile = kernel.ROWS * lanes.columns  # of one kernel index
+    filters = -(-filter_blocks // filter_parts) * lanes.filters
+    gradient = _whole_lines(filters * positions * samples + lanes.columns) if lanes.packs else 0
+    tile = lanes.rows * lanes.columns  # of one kernel index
     indices = min(lanes.taps, max(1, SUMS_BYTES // (tile * itemsize)))
     together = min(filter_blocks, max(1, TILE_SUMS_BYTES // (tile * indices * itemsize)))
     sizes = [
         *_head(table, lanes.taps),
         lanes.merged,
+        lanes.by_filters,
         samples,
         count,
         filter_parts,
-        lane_parts,
+        other_parts,
         lanes.columns,
+        lanes.row_blocks,
         last.step // layouts[-1].step,
-        kernel.TAPS if packs else 2 * kernel.TAPS,
+        kernel.TAPS if lanes.packs else 2 * kernel.TAPS,
         together,
         indices,
         cells,
@@ -232,7 +242,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         table,
         np.concatenate([np.array(sizes, np.intp), *tables]),
         dots=False,
-        units=table.groups * filter_parts * lane_parts,
+        units=table.groups * filter_parts * other_parts,
         workers=workers,
         room=room + gradient + together * indices * tile + kernel.ALIGNED // itemsize,
         passes=passes,
@@ -318,9 +328,12 @@ def _prefers_dots(table: Table, lanes: int) -> bool:
     A tile of channels has a row a filter, and at least the latency of a sum for each kernel index.
     """
     tiles = _Lanes.of(table, lanes)
-    vectors = tiles.blocks * tiles.columns // lanes
-    blocks = -(-table.filters // kernel.ROWS)
-    cycles = max(LATENCY, TILE_CYCLES * vectors * table.filters / blocks) * blocks * tiles.taps
+    if tiles.by_filters:
+        cycles = TILE_CYCLES * tiles.time(table, lanes)
+    else:
+        vectors = tiles.blocks * tiles.columns // lanes
+        blocks = -(-table.filters // kernel.ROWS)
+        cycles = max(LATENCY, TILE_CYCLES * vectors * table.filters / blocks) * blocks * tiles.taps
     sums = table.filters * table.channels * table.kernel
     return sums <= DOT_SUMS and DOT_CYCLES * sums / lanes < cycles
 
@@ -423,31 +436,64 @@ def _products(sizes: Sequence[dict[int, int]]) -> list[tuple[int, int]]:
 
 
 class _Lanes(NamedTuple):
-    """The lanes of a gradient's tiles: channels, or where those are few (kernel index, channel).
+    """What lies along the lanes of a gradient's tiles, and what along their rows.
+
+    ::
+
+        lanes                       rows        where
+        channels                    filters
+        (kernel index, channel)     filters     channels are few
+        filters                     channels, or (kernel index, channel)
 
     Attributes
     ----------
+    by_filters : bool
+        Whether filters are the lanes.
     merged : int
-        Kernel indices of the last axis that are lanes; 0 if only channels are.
+        Kernel indices of the last axis that go with the channels; 0 if none do.
     taps : int
-        Kernel indices that are not lanes, for each of which there is a tile.
+        Kernel indices that do not, for each of which there is a tile.
     columns : int
         Lanes of a tile, whole vectors.
     blocks : int
-        Tiles beside each other.
+        Tiles beside each other; by filters, the kernel indices.
     pitch : int
         Numbers from a cell to the next in the scratch.
+    rows : int
+        Rows of a tile, at most; by filters, of all tiles of a kernel index,
+    row_blocks : int
+        which are so many.
     """
 
+    by_filters: bool
     merged: int
     taps: int
     columns: int
     blocks: int
     pitch: int
+    rows: int
+    row_blocks: int
+
+    @property
+    def filters(self) -> int:
+        """Filters of a tile."""
+        return self.columns if self.by_filters else kernel.ROWS
+
+    @property
+    def packs(self) -> bool:
+        """Whether dout is transposed beforehand."""
+        return self.by_filters or self.taps >= PACKED_INDICES
 
     @classmethod
     def of(cls, table: Table, width: int) -> "_Lanes":
         """The lanes for a table, with vectors of `width`."""
+        channels, filters = cls._by_channels(table, width), cls._by_filters(table, width)
+        gains = filters.time(table, width) < FILTERS_GAIN * channels.time(table, width)
+        fits = filters.rows * filters.columns <= FILTERS_SUMS
+        return filters if gains and fits else channels
+
+    @classmethod
+    def _by_channels(cls, table: Table, width: int) -> "_Lanes":
         starts = table.axes[-1].starts
         merged = 0
         together = table.channels * len(starts)
@@ -461,7 +507,36 @@ class _Lanes(NamedTuple):
         pitch = table.channels
         if not merged:
             pitch = -(-min(table.channels, GRADIENT_CHANNELS) // columns) * columns
-        return cls(merged, table.kernel // (merged or 1), columns, -(-lanes // columns), pitch)
+        taps = table.kernel // (merged or 1)
+        blocks = -(-lanes // columns)
+        return cls(False, merged, taps, columns, blocks, pitch, kernel.ROWS, 1)
+
+    @classmethod
+    def _by_filters(cls, table: Table, width: int) -> "_Lanes":
+        starts = table.axes[-1].starts
+        merges = len(starts) > 1 and starts.step == 1 and table.channels <= MERGED_CHANNELS
+        merged = len(starts) if merges else 0
+        taps = table.kernel // (merged or 1)
+        vectors = -(-table.filters // width)
+        most = min((kernel.VECTORS, 4), key=functools.partial(_vectors_time, vectors))
+        tile_rows = kernel.ROWS if most == kernel.VECTORS else kernel.NARROW_ROWS
+        columns = min(vectors, most) * width
+        rows = table.channels * (merged or 1)
+        blocks = -(-rows // tile_rows)
+        return cls(True, merged, taps, columns, taps, table.channels, rows, blocks)
+
+    def time(self, table: Table, width: int) -> float:
+        """Multiply-adds of vectors for one position."""
+        across = table.channels * (self.merged or 1)
+        lanes, rows = (table.filters, across) if self.by_filters else (across, table.filters)
+        time = _vectors_time(-(-lanes // width), self.columns // width) * rows * self.taps
+        return time + PACK_TIME * table.filters * self.packs
+
+
+def _vectors_time(vectors: int, most: int) -> float:
+    """The time of so many vectors in tiles of no more than `most`."""
+    full, rest = divmod(vectors, most)
+    return full * most * VECTOR_TIMES[most] + rest * VECTOR_TIMES[rest]
 
 
 def _gradient_layouts(table: Table, boxes: Sequence[int]) -> list[Segments]:
@@ -472,14 +547,17 @@ def _gradient_layouts(table: Table, boxes: Sequence[int]) -> list[Segments]:
     return [*along, last.segments(boxes[-1]) if one else last.one_segment(boxes[-1])]
 
 
-def _gradient_boxes(table: Table, pitch: int, limit: int) -> list[int]:
+def _gradient_boxes(table: Table, lanes: _Lanes, limit: int) -> list[int]:
     """The largest box of positions whose scratch and part of dout stay in the limit."""
     boxes = [axis.size for axis in table.axes]
+    filters = table.filters
+    if lanes.by_filters:
+        filters = -(-filters // lanes.columns) * lanes.columns
 
     def fits(number: int, box: int) -> bool:
         boxes[number] = box
         cells = math.prod(layout.cells for layout in _gradient_layouts(table, boxes))
-        return cells * pitch + math.prod(boxes) * table.filters <= limit
+        return cells * lanes.pitch + math.prod(boxes) * filters <= limit
 
     for number, axis in enumerate(table.axes):
         boxes[number] = _largest(axis.size, functools.partial(fits, number))
@@ -487,27 +565,29 @@ def _gradient_boxes(table: Table, pitch: int, limit: int) -> list[int]:
 
 
 def _gradient_parts(table: Table, lanes: _Lanes, wanted: int, passes: int) -> tuple[int, int]:
-    """Parts of the filters and of the lanes: as many as are wanted.
+    """Parts of the filters and of the other blocks: as many as are wanted.
 
     More, if a pass over one of them would take too long.
     """
-    blocks = -(-table.filters // kernel.ROWS)
-    lane_parts = 1
-    if not lanes.merged:
-        lane_parts = -(-table.channels // max(GRADIENT_CHANNELS, lanes.columns))
+    blocks = -(-table.filters // lanes.filters)
+    other_parts = 1
+    if not lanes.merged and not lanes.by_filters:
+        other_parts = -(-table.channels // max(GRADIENT_CHANNELS, lanes.columns))
     filter_parts = 1
     work = table.work // (table.groups * max(passes, 1))
-    while filter_parts * lane_parts < max(wanted, work // UNIT_WORK):
+    while filter_parts * other_parts < max(wanted, work // UNIT_WORK):
         more = filter_parts < blocks
-        filters = -(-blocks // filter_parts) * kernel.ROWS
-        channels = -(-lanes.blocks // lane_parts) * lanes.columns
-        if lane_parts < lanes.blocks and not (more and filters >= channels):
-            lane_parts += 1
+        filters = -(-blocks // filter_parts) * lanes.filters
+        others = -(-lanes.blocks // other_parts) * (
+            lanes.rows if lanes.by_filters else lanes.columns
+        )
+        if other_parts < lanes.blocks and not (more and filters >= others):
+            other_parts += 1
         elif more:
             filter_parts += 1
         else:
             break
-    return filter_parts, lane_parts
+    return filter_parts, other_parts
 
 
 def _largest(size: int, fits: Callable[[int], bool]) -> int:

@@ -204,7 +204,8 @@ FASTCONV_APART void NAME(fill_panel)(T *panel, ptrdiff_t width, const T *from,
  *
  * Steps are `segments` runs. Three forms, by what is not NULL:
  *   neither   a is contiguous, `rows` numbers a step; b begins a run at b_at[segment], goes on by
- *             b_step, and has its vectors side by side
+ *             b_step, and has its vectors side by side. With a_at and an a_row of 1, a begins a run
+ *             at a_at[segment], and goes on by a_step
  *   places    a as before; a run is one step; vector v of b is at b_at[segment] + places[v]
  *   a_at      row i of a begins a run at a_at[segment] + i * a_row, and goes on by a_step; b as in
  *             the first form */
@@ -239,6 +240,7 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
     for (ptrdiff_t segment = 0; segment < segments; segment++) {
         const T *row = b + b_at[segment];
         const T *lines[FASTCONV_ROWS / 3]; /* by threes: addresses have one index register */
+        const T *line = form == NAME(PACKED) && a_at ? a + a_at[segment] : a;
         ptrdiff_t left = form == NAME(PLACED) ? 1 : runs[segment];
         if (form == NAME(APART)) {
             FASTCONV_UNROLL
@@ -260,17 +262,19 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
             for (int i = 0; i < rows; i++)
                 FASTCONV_UNROLL
                 for (int v = 0; v < vectors; v++)
-                    sum[i][v] += (form == NAME(APART) ? lines[i / 3][i % 3 * a_row] : a[i])
+                    sum[i][v] += (form == NAME(APART) ? lines[i / 3][i % 3 * a_row] : line[i])
                                  * panel[v];
             if (form == NAME(APART)) {
                 FASTCONV_UNROLL
                 for (int i = 0; i < rows; i += 3)
                     lines[i / 3] += a_step;
             } else {
-                a += rows;
+                line += a_step;
             }
             row += b_step;
         }
+        if (form == NAME(PLACED) || !a_at)
+            a = line;
     }
     FASTCONV_UNROLL
     for (int i = 0; i < rows; i++)
@@ -288,14 +292,14 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
     static void NAME(tile_##rows##x##vectors)(TILE_ARGUMENTS)                                     \
     {                                                                                             \
         if (places)                                                                               \
-            NAME(tile_body)(rows, vectors, NAME(PLACED), a, NULL, 0, 0, b, places, segments,       \
+            NAME(tile_body)(rows, vectors, NAME(PLACED), a, NULL, 0, rows, b, places, segments,    \
                             b_at, NULL, 0, from, from_pitch, bias, out, out_pitch);               \
-        else if (a_at)                                                                            \
+        else if (a_at && a_row != 1)                                                              \
             NAME(tile_body)(rows, vectors, NAME(APART), a, a_at, a_row, a_step, b, NULL,           \
                             segments, b_at, runs, b_step, from, from_pitch, NULL, out, out_pitch); \
         else                                                                                      \
-            NAME(tile_body)(rows, vectors, NAME(PACKED), a, NULL, 0, 0, b, NULL, segments, b_at,   \
-                            runs, b_step, from, from_pitch, bias, out, out_pitch);                 \
+            NAME(tile_body)(rows, vectors, NAME(PACKED), a, a_at, 1, a_at ? a_step : rows, b,      \
+                            NULL, segments, b_at, runs, b_step, from, from_pitch, bias, out, out_pitch);                 \
     }
 #define SOME_TILES(rows) TILE(rows, 1) TILE(rows, 2)
 #if FASTCONV_VECTORS == 3
@@ -346,6 +350,20 @@ FASTCONV_INLINE vec NAME(load_part)(const T *from, ptrdiff_t n)
 #if FASTCONV_BYTES
 typedef FASTCONV_MASK NAME(mask) __attribute__((vector_size(FASTCONV_BYTES)));
 
+/* Those numbers of a, followed by b, that `order` says. */
+FASTCONV_INLINE vec NAME(mix)(vec a, vec b, NAME(mask) order)
+{
+#ifdef __clang__
+    vec mixed;
+    FASTCONV_UNROLL
+    for (int i = 0; i < W; i++)
+        mixed[i] = order[i] < W ? a[order[i]] : b[order[i] - W];
+    return mixed;
+#else
+    return __builtin_shuffle(a, b, order);
+#endif
+}
+
 /* Numbers of two vectors in turn: of their first halves, or of their second. */
 FASTCONV_INLINE vec NAME(interleave)(vec a, vec b, const int half)
 {
@@ -353,15 +371,7 @@ FASTCONV_INLINE vec NAME(interleave)(vec a, vec b, const int half)
     FASTCONV_UNROLL
     for (int i = 0; i < W; i++)
         order[i] = i / 2 + (i % 2) * W + half * (W / 2);
-#ifdef __clang__
-    vec mixed;
-    FASTCONV_UNROLL
-    for (int i = 0; i < W; i++)
-        mixed[i] = i % 2 ? b[i / 2 + half * (W / 2)] : a[i / 2 + half * (W / 2)];
-    return mixed;
-#else
-    return __builtin_shuffle(a, b, order);
-#endif
+    return NAME(mix)(a, b, order);
 }
 #endif
 
@@ -507,6 +517,31 @@ FASTCONV_INLINE void NAME(dot)(ptrdiff_t rows, ptrdiff_t taps, DOT_ARGUMENTS)
                                    sums_step);
 }
 
+/* to[j * rows + i] = from[i * from_step + j] for i < rows and j < W: few rows, which are put between
+ * each other one after the other. */
+FASTCONV_INLINE void NAME(weave)(const int rows, const T *from, ptrdiff_t from_step, T *to)
+{
+#if FASTCONV_BYTES
+    FASTCONV_UNROLL
+    for (int v = 0; v < rows; v++) {
+        vec woven = NAME(load)(from);
+        FASTCONV_UNROLL
+        for (int i = 0; i < rows; i++) {
+            vec row = NAME(load)(from + i * from_step);
+            NAME(mask) order;
+            FASTCONV_UNROLL
+            for (int j = 0; j < W; j++)
+                order[j] = (v * W + j) % rows == i ? W + (v * W + j) / rows : j;
+            woven = NAME(mix)(woven, row, order);
+        }
+        NAME(store)(to + v * W, woven);
+    }
+#else
+    for (int i = 0; i < rows; i++)
+        to[i] = from[i * from_step];
+#endif
+}
+
 /* to[j * to_step + i] = from[i * from_step + j] for i < rows <= W and j < columns.
  *
  * Whole vectors are moved where that stays below `from_end` and `to_end`: after a row numbers are
@@ -515,6 +550,21 @@ FASTCONV_INLINE void NAME(dot)(ptrdiff_t rows, ptrdiff_t taps, DOT_ARGUMENTS)
 static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const T *from, ptrdiff_t from_step,
                             const T *from_end, T *to, ptrdiff_t to_step, const T *to_end)
 {
+    if (to_step == rows)
+        for (; rows <= 4 && columns >= W; columns -= W, from += W, to += W * rows)
+            switch (rows) {
+            case 1:
+                NAME(weave)(1, from, from_step, to);
+                break;
+            case 2:
+                NAME(weave)(2, from, from_step, to);
+                break;
+            case 3:
+                NAME(weave)(3, from, from_step, to);
+                break;
+            default:
+                NAME(weave)(4, from, from_step, to);
+            }
     while (columns > 0) {
         ptrdiff_t count = columns < W ? columns : W;
         vec block[W];
