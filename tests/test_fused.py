@@ -278,6 +278,10 @@ LARGE = [
     Case((2, 15, 3, 40), (7, 15, 1, 11)),  # channels share lanes with the kernel, in several tiles
     Case((2, 17, 21, 23), (11, 17, 18, 18)),  # sums of a tile are cut along the kernel
     Case((2, 3, 300, 300), (5, 3, 1, 1), stride=(1, 2)),
+    # phases of dx take turns in its rows: few, more than a vector, too many
+    Case((3, 40, 29, 41), (7, 40, 5, 7), stride=(3, 6), pad=2),
+    Case((2, 3, 7, 150), (5, 3, 3, 21), stride=(2, 20)),
+    Case((1, 2, 300), (3, 2, 71), stride=70),
 ]
 
 
@@ -299,6 +303,7 @@ LAYERS = [
     Case((3, 3, 21, 50), (9, 3, 3, 3), pad=1),
     Case((2, 5, 6, 7, 9), (7, 5, 2, 3, 2), stride=(1, 2, 1), pad=1),
     Case((3, 3, 61, 59), (40, 3, 7, 7), stride=2, pad=3),  # dw with filters as lanes
+    Case((3, 40, 13, 30), (17, 40, 4, 4), stride=(2, 3), pad=1),
 ]
 layers = pytest.mark.parametrize("case", LAYERS, ids=lambda case: "x".join(map(str, case.x_shape)))
 
@@ -467,6 +472,7 @@ HUGE = {
     "line": Case((1, 64, 10**8), (64, 64, 3), stride=2),
     "channels": Case((1, 20_000, 8, 8), (64, 20_000, 3, 3)),
     "patches": Case((1, 3, 512, 512), (768, 3, 32, 32), stride=32),
+    "long patches": Case((1, 256, 10**6), (64, 256, 64), stride=64),
     "first layer": Case((10**6, 3, 224, 224), (64, 3, 7, 7), stride=2, pad=3),
     "tall kernel": Case((1, 3, 3000, 300), (64, 3, 500, 3)),
     "kernel": Case((1, 48, 300, 300), (64, 48, 101, 101)),

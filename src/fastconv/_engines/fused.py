@@ -23,7 +23,7 @@ from fastconv._engines.plans import (
     convolution_plan,
     gradient_plan,
 )
-from fastconv._engines.taps import Phase, forward_table, gradient_phases, kernel_offsets
+from fastconv._engines.taps import Phase, forward_table, gradient_tables, kernel_offsets
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
 from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts
@@ -54,15 +54,15 @@ class Room(NamedTuple):
 
     Attributes
     ----------
-    plans : list of (Phase or None, Plan)
-        One of the forward pass, one for each phase of dx.
+    plans : list of (list of Phase, Plan)
+        One of the forward pass; of dx one for all phases, or one for each.
     packed : list of ndarray
         Room for the packed weights of each; none where a plan is one piece.
     spaces : list of ndarray
         A scratch for each worker.
     """
 
-    plans: Sequence[tuple[Phase | None, Plan]]
+    plans: Sequence[tuple[list[Phase], Plan]]
     packed: list[Array]
     spaces: list[Array]
 
@@ -78,11 +78,11 @@ def forward_room(
     plan = _threaded_plan(geometry, images, dtype, workers)
     if plan.is_one_piece and kept is None:
         space = allocate("the scratch", (plan.room + plan.weights,), dtype)
-        return Room([(None, plan)], [], [space])
+        return Room([([], plan)], [], [space])
     packed = None if kept is None else kept.get((NAME, dtype))
     if packed is None:
         packed = allocate("the packed weights", (plan.weights,), dtype)
-    return Room([(None, plan)], [packed], _spaces(plan.workers, plan.room, dtype))
+    return Room([([], plan)], [packed], _spaces(plan.workers, plan.room, dtype))
 
 
 def workspace(
@@ -134,7 +134,7 @@ def forward(
         )
         return
     (packed,) = room.packed
-    _pack(plan, weights, offsets, packed)
+    _pack(plan, weights, offsets, packed, plan.sizes)
     if kept is not None:
         kept[NAME, dtype] = packed
     _convolve(plan, images, packed, bias, out, room.spaces)
@@ -175,18 +175,19 @@ def backward_x(
     images, weights = as_native(dout, dtype), as_native(w, dtype)
     bias = None if b is None else as_contiguous(b, dtype)
     room = room or backward_x_room(geometry, images, dtype, workers)
-    phases = [phase for phase, _ in room.plans if phase]
-    for phase, (_, plan), where in zip(phases, room.plans, room.packed, strict=True):
-        offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize, phase.taps)
-        if not _pack(plan, weights, offsets, where, transposed=True):
-            # A tap beyond the edge of dout would give Inf * 0, where there is no such product.
-            caffe.backward_x(geometry, dout, w, b, dx, 1)
-            return
-    if sum(math.prod(axis.size for axis in phase.table.axes) for phase in phases) < dx[0, 0].size:
+    for (phases, plan), where in zip(room.plans, room.packed, strict=True):
+        place = where
+        for phase, sizes in zip(phases, plan.phases, strict=True):
+            offsets = _offsets(geometry, weights.strides[2:], dtype.itemsize, phase.taps)
+            if not _pack(plan, weights, offsets, place, sizes, transposed=True):
+                # A tap beyond the edge of dout would give Inf * 0, where there is no such product.
+                caffe.backward_x(geometry, dout, w, b, dx, 1)
+                return
+            place = place[math.prod(w.shape[:2]) * phase.kernel :]
+    if sum(phase.positions for phases, _ in room.plans for phase in phases) < dx[0, 0].size:
         dx[...] = 0 if bias is None else bias.reshape(-1, *(1,) * geometry.rank)
-    for phase, (_, plan), where in zip(phases, room.plans, room.packed, strict=True):
-        part = dx[(slice(None), slice(None), *phase.cells)]
-        _convolve(plan, images, where, bias, part, room.spaces)
+    for (_, plan), where in zip(room.plans, room.packed, strict=True):
+        _convolve(plan, images, where, bias, dx, room.spaces)
 
 
 def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
@@ -276,11 +277,12 @@ def _forward_plan(geometry: Geometry, itemsize: int, workers: int, plain: bool) 
 @_remembered
 def _phase_plans(
     geometry: Geometry, itemsize: int, workers: int, plain: bool
-) -> list[tuple[Phase, Plan]]:
+) -> list[tuple[list[Phase], Plan]]:
     plans = []
-    for phase in gradient_phases(geometry):
-        in_place = plain and all(axis.is_plain for axis in phase.table.axes)
-        plans.append((phase, convolution_plan(phase.table, itemsize, workers, in_place=in_place)))
+    for table in gradient_tables(geometry):
+        in_place = plain and all(axis.is_plain for axis in table.axes)
+        plan = convolution_plan(table, itemsize, workers, in_place=in_place)
+        plans.append((table.phases, plan))
     return plans
 
 
@@ -325,14 +327,20 @@ def _spaces(workers: int, room: int, dtype: np.dtype[Any]) -> list[Array]:
 
 
 def _pack(
-    plan: Plan, weights: Array, offsets: Array, packed: Array, *, transposed: bool = False
+    plan: Plan,
+    weights: Array,
+    offsets: Array,
+    packed: Array,
+    sizes: Array,
+    *,
+    transposed: bool = False,
 ) -> bool:
     """Bring w to the order of the tiles; return whether all of it is finite."""
     finite = True
 
     def step(_: None, begin: int, end: int) -> None:
         nonlocal finite
-        if not kernel.pack(plan.sizes, weights, offsets, packed, transposed, begin, end):
+        if not kernel.pack(sizes, weights, offsets, packed, transposed, begin, end):
             finite = False
 
     spread(step, [None] * plan.workers, plan.blocks, plan.block_chunk)

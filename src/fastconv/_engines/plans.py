@@ -86,6 +86,8 @@ class Plan(NamedTuple):
         No more than have something to do.
     work : int
         Multiply-adds.
+    phases : list of ndarray of intp
+        What the kernel is told of each phase, when its weights are packed.
     weights : int
         Numbers in the packed weights.
     blocks, block_chunk : int
@@ -103,6 +105,7 @@ class Plan(NamedTuple):
     room: int
     workers: int
     work: int
+    phases: Sequence[Array] = ()
     weights: int = 0
     blocks: int = 0
     block_chunk: int = 1
@@ -126,7 +129,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     positions = samples * math.prod(boxes)
 
     blocks = -(-table.filters // kernel.ROWS)
-    sums = max(1, SUMS_BYTES // (columns * itemsize))  # of one panel
+    sums = max(1, SUMS_BYTES // (columns * itemsize * table.woven))  # of one panel and phase
     units = table.groups * batches * count
     filter_parts = min(
         blocks,
@@ -142,9 +145,12 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     scratch = 0 if in_place else _whole_lines(samples * table.channels * cut.cells(boxes) + columns)
     panel = _whole_lines((kernel.TAPS + 1) * columns)
     layouts = cut.layouts(boxes)
-    tables = layout_tables(table.axes, boxes, layouts)
+    tables = layout_tables(table, boxes, layouts)
     sizes = [
         *_head(table, table.kernel),
+        len(table.phases),
+        table.woven,
+        table.ragged,
         samples,
         count,
         filter_parts,
@@ -167,10 +173,11 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         chunk=chunk_of(units, threads, CALL_WORK // max(1, per_unit)),
         room=scratch
         + panel
-        + _whole_lines(filters * panels * columns)
+        + _whole_lines(filters * panels * columns * table.woven)
         + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
+        phases=[np.array(_head(table, phase.kernel), np.intp) for phase in table.phases],
         weights=table.groups * table.filters * taps,
         blocks=table.groups * blocks,
         block_chunk=max(
@@ -210,7 +217,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
     filter_blocks = -(-table.filters // lanes.filters)
     filter_parts, other_parts = _gradient_parts(table, lanes, -(-workers // table.groups), passes)
     part_lanes = -(-lanes.blocks // other_parts) * lanes.columns
-    tables = layout_tables(table.axes, boxes, layouts)
+    tables = layout_tables(table, boxes, layouts)
     if lanes.merged:
         tables[1] = tables[1][:: lanes.merged]
     pitch = lanes.pitch if lanes.merged or lanes.by_filters else part_lanes
@@ -262,9 +269,12 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
     filters = -(-table.filters // parts)
     scratch = _whole_lines(samples * table.channels * cut.cells(boxes) + lanes)
     copies = 0 if in_place else _whole_lines(filters * positions)
-    tables = layout_tables(table.axes, boxes, cut.layouts(boxes))
+    tables = layout_tables(table, boxes, cut.layouts(boxes))
     sizes = [
         *_head(table, table.kernel),
+        len(table.phases),
+        table.woven,
+        table.ragged,
         samples,
         count,
         parts,

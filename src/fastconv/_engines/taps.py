@@ -10,7 +10,7 @@ list of starts::
                                          of those k for which that is whole
 
 The gradient is therefore the same computation, run on dout once for each phase, and so is a
-transposed convolution. Nothing is scattered.
+transposed convolution. Nothing is scattered. Phases that read about the same cells are one table.
 
 Cells are copied to a scratch in which each tap is one offset, whatever the position. Per axis the
 scratch is made of segments, each a list of cells that are `step` apart::
@@ -19,6 +19,7 @@ scratch is made of segments, each a list of cells that are `step` apart::
                               segment 1:  cells  0  2  4  6 ..     tap 1
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ import numpy as np
 from fastconv._geometry import Geometry
 from fastconv._memory import allocate
 from fastconv._validation import Array
+
+# Phases of an axis that are computed together, at most: their sums wait for each other.
+MOST_WOVEN = 64
 
 
 class Segments(NamedTuple):
@@ -97,43 +101,77 @@ class Axis(NamedTuple):
         return Segments(range(first, first + 1), self.starts.step, length, 1)
 
 
+class Phase(NamedTuple):
+    """A part of dx: cells that are a stride apart, which the same kernel indices reach.
+
+    Attributes
+    ----------
+    first : tuple of int
+        The first of the cells, per axis.
+    taps : tuple of range
+        Per axis the kernel indices that reach them.
+    axes : tuple of Axis
+        How these read dout.
+    """
+
+    first: tuple[int, ...]
+    taps: tuple[range, ...]
+    axes: tuple[Axis, ...]
+
+    @property
+    def kernel(self) -> int:
+        """Taps of a channel."""
+        return math.prod(map(len, self.taps))
+
+    @property
+    def positions(self) -> int:
+        """Cells of a channel."""
+        return math.prod(axis.size for axis in self.axes)
+
+
 class Table(NamedTuple):
-    """A convolution as taps; `channels` and `filters` are those of one group."""
+    """A convolution as taps; `channels` and `filters` are those of one group.
+
+    Attributes
+    ----------
+    axes : tuple of Axis
+        What all phases together read.
+    strides : tuple of int
+        Results from one position to the next, per axis.
+    phases : list of Phase
+        In the order of their first cells.
+    """
 
     batch: int
     groups: int
     channels: int
     filters: int
     axes: tuple[Axis, ...]
+    strides: tuple[int, ...]
+    phases: list[Phase]
 
     @property
     def kernel(self) -> int:
-        """Taps of a channel."""
-        return math.prod(len(axis.starts) for axis in self.axes)
+        """Taps of a channel, of all phases."""
+        return sum(phase.kernel for phase in self.phases)
 
     @property
     def work(self) -> int:
         """Multiply-adds."""
-        sizes = math.prod(axis.size for axis in self.axes)
-        return self.batch * self.groups * self.filters * self.channels * self.kernel * sizes
+        each = sum(phase.kernel * phase.positions for phase in self.phases)
+        return self.batch * self.groups * self.filters * self.channels * each
 
+    @property
+    def woven(self) -> int:
+        """Phases that results along the last axis belong to in turn; 1 if some are of none."""
+        along = {phase.first[-1] for phase in self.phases}
+        return len(along) if len(along) == self.strides[-1] else 1
 
-class Phase(NamedTuple):
-    """A part of dx and how it is computed from dout.
-
-    Attributes
-    ----------
-    cells : tuple of slice
-        Which cells of dx, all a stride apart.
-    taps : tuple of range
-        Per axis the kernel indices that reach them.
-    table : Table
-        Of those kernel indices; its filters are dx's channels.
-    """
-
-    cells: tuple[slice, ...]
-    taps: tuple[range, ...]
-    table: Table
+    @property
+    def ragged(self) -> int:
+        """Those of them that reach the last position."""
+        ends = [phase.axes[-1].size == self.axes[-1].size for phase in self.phases]
+        return sum(ends[: self.woven])
 
 
 def forward_table(g: Geometry) -> Table:
@@ -144,16 +182,18 @@ def forward_table(g: Geometry) -> Table:
             g.out_shape, g.stride, g.dilation, g.pad, g.kernel_size, g.in_shape, strict=True
         )
     )
-    return Table(g.batch, g.group, g.channels // g.group, g.filters // g.group, axes)
+    whole = Phase((0,) * g.rank, tuple(map(range, g.kernel_size)), axes)
+    ones = (1,) * g.rank
+    return Table(g.batch, g.group, g.channels // g.group, g.filters // g.group, axes, ones, [whole])
 
 
-def gradient_phases(g: Geometry) -> list[Phase]:
-    """The phases of dx that taps reach."""
-    along: list[list[tuple[slice, range, Axis]]] = []
+def gradient_tables(g: Geometry) -> list[Table]:
+    """The tables of dx: one of all phases, or one of each where they read cells far apart."""
+    along: list[list[tuple[int, range, Axis]]] = []
     for size, stride, dilation, (before, _), kernel, out_size in zip(
         g.in_shape, g.stride, g.dilation, g.pad, g.kernel_size, g.out_shape, strict=True
     ):
-        phases = []
+        parts = []
         every = stride // math.gcd(stride, dilation)  # taps from one of a phase to the next
         for k in range(min(kernel, every)):
             p = (k * dilation - before) % stride
@@ -161,23 +201,28 @@ def gradient_phases(g: Geometry) -> list[Phase]:
                 taps = range(k, kernel, every)
                 start, step = (p + before - k * dilation) // stride, every * dilation // stride
                 starts = range(start, start - len(taps) * step, -step)
-                axis = Axis(-(-(size - p) // stride), 1, starts, out_size)
-                phases.append((slice(p, None, stride), taps, axis))
-        along.append(phases)
-    return [
-        Phase(
-            tuple(cells for cells, _, _ in phase),
-            tuple(taps for _, taps, _ in phase),
-            Table(
-                g.batch,
-                g.group,
-                g.filters // g.group,
-                g.channels // g.group,
-                tuple(axis for _, _, axis in phase),
-            ),
-        )
-        for phase in itertools.product(*along)
-    ]
+                parts.append((p, taps, Axis(-(-(size - p) // stride), 1, starts, out_size)))
+        along.append(sorted(parts, key=lambda part: part[0]))
+    phases = []
+    for along_each in itertools.product(*along):
+        first, kernels, axes = zip(*along_each, strict=True)
+        phases.append(Phase(first, kernels, axes))
+    joined = [_joined([axis for _, _, axis in parts]) for parts in along if parts]
+    together = len(phases) > 1 and all(
+        len(axis.starts) <= axis.size + 1 and stride <= MOST_WOVEN
+        for axis, stride in zip(joined, g.stride, strict=True)
+    )
+    table = functools.partial(Table, g.batch, g.group, g.filters // g.group, g.channels // g.group)
+    if together:
+        return [table(tuple(joined), g.stride, phases)]
+    return [table(phase.axes, g.stride, [phase]) for phase in phases]
+
+
+def _joined(axes: Sequence[Axis]) -> Axis:
+    """An axis that reads what all of these do, and the cells between."""
+    starts = [start for axis in axes for start in (axis.starts[0], axis.starts[-1])]
+    size = max(axis.size for axis in axes)
+    return Axis(size, 1, range(min(starts), max(starts) + 1), axes[0].x_size)
 
 
 def kernel_offsets(strides: Sequence[int], taps: Sequence[range]) -> Array:
@@ -190,25 +235,44 @@ def kernel_offsets(strides: Sequence[int], taps: Sequence[range]) -> Array:
     )
 
 
-def layout_tables(
-    axes: Sequence[Axis], boxes: Sequence[int], layouts: Sequence[Segments]
-) -> list[Array]:
-    """What a kernel is told of the axes: their sizes, the taps' offsets, the segments' firsts."""
-    taps = math.prod(len(axis.starts) for axis in axes)
-    allocate("the table of taps", (taps,), np.dtype(np.intp))  # or a MemoryError that names it
+def layout_tables(table: Table, boxes: Sequence[int], layouts: Sequence[Segments]) -> list[Array]:
+    """What a kernel is told of the axes: their sizes, the taps' offsets, the segments' firsts.
+
+    Then, of the phases: taps, and those before, the axes that they are shorter along; the results
+    that they begin with.
+    """
+    allocate("the table of taps", (table.kernel,), np.dtype(np.intp))  # or an error that names it
     sizes: list[int] = []
     firsts: list[Array] = []
-    offsets: list[Array] = []
+    pitches: list[int] = []
     before = 0
     pitch = math.prod(layout.cells for layout in layouts)
-    for axis, box, layout in zip(axes, boxes, layouts, strict=True):
+    for axis, box, layout, stride in zip(table.axes, boxes, layouts, table.strides, strict=True):
         pitch //= layout.cells
         sizes += [axis.size, box, -(-axis.size // box), layout.step, axis.x_size]
-        sizes += [len(layout.firsts), layout.length, pitch, before]
+        sizes += [len(layout.firsts), layout.length, pitch, before, stride]
         before += len(layout.firsts)
         firsts.append(np.array(layout.firsts, np.intp))
-        offsets.append(layout.offsets(len(axis.starts)) * pitch)
-    return [np.array(sizes, np.intp), _outer_sum(offsets), *firsts]
+        pitches.append(pitch)
+    offsets = []
+    phases = []
+    taps = 0
+    for phase in table.phases:
+        shorter = 0
+        places = []
+        for number, (axis, layout, pitch) in enumerate(
+            zip(table.axes, layouts, pitches, strict=True)
+        ):
+            own = phase.axes[number]
+            which = (np.array(own.starts) - axis.starts.start) // axis.starts.step
+            places.append(layout.offsets(len(axis.starts))[which] * pitch)
+            shorter |= (own.size < axis.size) << (number + 1) % len(table.axes)
+        offsets.append(_outer_sum(places))
+        phases += [phase.kernel, taps, shorter]
+        taps += phase.kernel
+    results = [phase.first for phase in table.phases]
+    rest = [np.array(phases, np.intp), np.array(results, np.intp).ravel()]
+    return [np.array(sizes, np.intp), np.concatenate(offsets), *firsts, *rest]
 
 
 def _outer_sum(steps: Sequence[Array]) -> Array:

@@ -85,17 +85,21 @@ cdef enum:
     MAX_LANES = 16     # numbers of a vector
     LINE = 64          # cells that are brought together before they are transposed
     MAX_LINES = 64     # of the scratch, that are filled channel by channel
+    LAST_AXIS = 1      # a bit of Phase.shorter
 
 # What `_engines/fused.py` writes down as a row of integers, in this order; then an Axis for each
 # spatial axis, then the offset of each kernel index in a channel of the scratch, then the axes'
-# `firsts`.
+# `firsts`, then a Phase for each phase of the results, then where each begins, along each axis.
 cdef struct Sizes:
     Py_ssize_t rank
     Py_ssize_t batch
     Py_ssize_t groups
     Py_ssize_t channels       # of one group
     Py_ssize_t filters        # of one group
-    Py_ssize_t kernel         # taps of one channel
+    Py_ssize_t kernel         # taps of one channel, of all phases
+    Py_ssize_t phases         # of the results
+    Py_ssize_t woven          # phases that neighbours along the last axis belong to, in turn,
+    Py_ssize_t ragged         # and those of them that reach its last position
     Py_ssize_t samples        # of a unit
     Py_ssize_t boxes          # that the positions of a sample are cut into
     Py_ssize_t parts          # that the filters are cut into
@@ -117,6 +121,22 @@ cdef struct Axis:
     Py_ssize_t length         # cells of a segment
     Py_ssize_t pitch          # numbers from one cell to the next
     Py_ssize_t first          # where in `firsts` stand the cells of x where its segments begin
+    Py_ssize_t stride         # results from one position of a phase to the next
+
+cdef struct Phase:
+    Py_ssize_t kernel         # taps of one channel
+    Py_ssize_t first          # those of the phases before
+    Py_ssize_t shorter        # bits: LAST_AXIS, then the others, whose last position it lacks
+
+# Some positions, as columns of a panel, and where their results go.
+cdef struct Panel:
+    Py_ssize_t columns
+    Py_ssize_t source_runs
+    Py_ssize_t target_runs
+    fastconv_run sources[FASTCONV_COLUMNS]
+    Py_ssize_t places[FASTCONV_COLUMNS]
+    fastconv_run targets[FASTCONV_COLUMNS]
+    Py_ssize_t edges[FASTCONV_COLUMNS]  # bits, as Phase.shorter: a run that ends with the axis
 
 
 # --- walks over positions -----------------------------------------------------------------------
@@ -442,42 +462,225 @@ cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t taps) noexcept nogil:
         <Py_ssize_t> 1, (taps + FASTCONV_TAPS // 2 - 1) // (FASTCONV_TAPS // 4 * 3))
 
 
+cdef inline Py_ssize_t length_of(
+    const Panel *panel, Py_ssize_t k, Py_ssize_t shorter
+) noexcept nogil:
+    """How much of a run of results a phase has."""
+    cdef Py_ssize_t lacks = panel.edges[k] & shorter
+    return 0 if lacks > LAST_AXIS else panel.targets[k].length - lacks
+
+
 cdef void store_tile(
-    const floating *values, Py_ssize_t pitch, Py_ssize_t rows, const fastconv_run *runs,
-    Py_ssize_t count, Py_ssize_t row_step, Py_ssize_t step, floating *out,
+    const floating *values, Py_ssize_t pitch, Py_ssize_t rows, const Panel *panel,
+    Py_ssize_t shorter, Py_ssize_t row_step, Py_ssize_t step, floating *out,
 ) noexcept nogil:
     """out[i * row_step + at + j * step] = values[i * pitch + column + j], for each run."""
-    cdef Py_ssize_t i, j, k
+    cdef Py_ssize_t i, j, k, length
     cdef const floating *source
     cdef floating *to
     cdef Py_ssize_t width = lanes_of(out)
-    for k in range(count):
-        source = values + runs[k].column
-        to = out + runs[k].at
+    for k in range(panel.target_runs):
+        source = values + panel.targets[k].column
+        to = out + panel.targets[k].at
+        length = length_of(panel, k, shorter)
         if step == 1:
             for i in range(rows):
-                copy(to + i * row_step, source + i * pitch, runs[k].length)
+                copy(to + i * row_step, source + i * pitch, length)
         elif row_step == 1 and rows <= width:
             transpose(
-                rows, runs[k].length, source, pitch, <const floating *> NULL, to, step,
+                rows, length, source, pitch, <const floating *> NULL, to, step,
                 <const floating *> NULL)
         else:
             for i in range(rows):
-                for j in range(runs[k].length):
+                for j in range(length):
                     to[i * row_step + j * step] = source[i * pitch + j]
 
 
-cdef inline bint list_run(
-    fastconv_run *runs, Py_ssize_t count, fastconv_run run, Py_ssize_t column, Py_ssize_t step
+cdef void store_woven(
+    const Sizes *z, const floating *values, Py_ssize_t pitch, const floating *values_end,
+    const Panel *panel, Py_ssize_t shorter, floating *out,
 ) noexcept nogil:
-    """Add a run to a list, or to its last one if it goes on from there; whether it is new."""
-    cdef fastconv_run *last = runs + count - 1
-    run.column = column
-    if count > 0 and last.at + last.length * step == run.at and last.column + last.length == column:
-        last.length += run.length
-        return False
-    runs[count] = run
-    return True
+    """Results of one filter and of phases `pitch` apart, which take turns in a row of `out`."""
+    cdef Py_ssize_t k, j, lacks, length
+    cdef const floating *source
+    cdef floating *to
+    for k in range(panel.target_runs):
+        lacks = panel.edges[k] & (shorter | LAST_AXIS)
+        if lacks > LAST_AXIS:
+            continue
+        length = panel.targets[k].length
+        if z.ragged < z.woven:
+            length -= lacks
+        source = values + panel.targets[k].column
+        to = out + panel.targets[k].at
+        transpose_rows(
+            z.woven, length, source, pitch, values_end, to, z.woven, <const floating *> NULL)
+        if length < panel.targets[k].length:
+            for j in range(z.ragged):
+                to[length * z.woven + j] = source[j * pitch + length]
+
+
+cdef inline Py_ssize_t edges_of(
+    const Axis *axes, const Py_ssize_t *begin, const Walk *target, Py_ssize_t length
+) noexcept nogil:
+    """Which axes end with the next `length` positions of a walk with all axes, after the sample."""
+    cdef Py_ssize_t last = target.rank - 2
+    cdef Py_ssize_t edges = 0
+    cdef Py_ssize_t axis
+    for axis in range(last):
+        if begin[axis] + target.index[1 + axis] == axes[axis].size - 1:
+            edges |= <Py_ssize_t> 1 << (1 + axis)
+    if begin[last] + target.index[1 + last] + length == axes[last].size:
+        edges |= LAST_AXIS
+    return edges
+
+
+cdef void list_panel(
+    const Sizes *z, const Axis *axes, const Py_ssize_t *begin, Walk *source, Walk *target,
+    Py_ssize_t width, Py_ssize_t *left, Panel *panel,
+) noexcept nogil:
+    """The next positions, as many as a panel holds."""
+    cdef bint in_line = source.step[source.rank - 1] == 1
+    cdef Py_ssize_t step = target.step[target.rank - 1]
+    cdef Py_ssize_t column, limit, length, edges
+    cdef fastconv_run run, result
+    cdef fastconv_run *last
+    panel.columns = 0
+    panel.source_runs = 0
+    panel.target_runs = 0
+    while panel.columns < z.columns and left[0] > 0:
+        limit = width if z.direct else z.columns - panel.columns
+        run = next_run(source, limit if in_line else 1)
+        run.column = panel.columns
+        panel.sources[panel.source_runs] = run
+        panel.places[panel.source_runs] = run.at
+        panel.source_runs += 1
+        panel.columns += width if z.direct else run.length
+        left[0] -= run.length
+        column = run.column
+        while run.length > 0:
+            edges = 0
+            if z.phases > 1:
+                length = target.size[target.rank - 1] - target.index[target.rank - 1]
+                edges = edges_of(axes, begin, target, min(length, run.length))
+            result = next_run(target, run.length)
+            result.column = column
+            column += result.length
+            run.length -= result.length
+            last = panel.targets + panel.target_runs - 1
+            if (
+                panel.target_runs > 0 and last.at + last.length * step == result.at
+                and last.column + last.length == result.column
+                and not edges and not panel.edges[panel.target_runs - 1]
+            ):
+                last.length += result.length
+            else:
+                panel.targets[panel.target_runs] = result
+                panel.edges[panel.target_runs] = edges
+                panel.target_runs += 1
+
+
+cdef void multiply_panels(
+    const Sizes *z, const Phase *phase, const Py_ssize_t *kernel, const Panel *panels,
+    Py_ssize_t count, Py_ssize_t part_begin, Py_ssize_t part_end, const floating *scratch,
+    Py_ssize_t channel_pitch, const floating *weights, const floating *bias, floating *panel,
+    floating *sums, bint stores, floating *out, Py_ssize_t row_step, Py_ssize_t out_step,
+) noexcept nogil:
+    """The sums [tile of filters][panel][filter][column] of one phase; if `stores`, to `out`."""
+    cdef Py_ssize_t offsets[FASTCONV_TAPS]
+    cdef Py_ssize_t no_offset = 0
+    cdef Py_ssize_t width = lanes_of(sums)
+    cdef Py_ssize_t taps = z.channels * phase.kernel
+    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t tap_blocks = tap_blocks_of(taps)
+    cdef Py_ssize_t first_filter = block_begin(z.filters, blocks, part_begin)
+    cdef Py_ssize_t p, j, k, channel, tap_block, together, first_panel, end_panel, tap_begin
+    cdef Py_ssize_t tap_count, block, f, rows, vectors, out_pitch
+    cdef const floating *sliver
+    cdef const floating *start
+    cdef floating *to
+    cdef bint is_last, is_direct
+    for tap_block in range(tap_blocks):
+        tap_begin = block_begin(taps, tap_blocks, tap_block)
+        tap_count = block_begin(taps, tap_blocks, tap_block + 1) - tap_begin
+        is_last = tap_begin + tap_count == taps
+        channel = (tap_begin // phase.kernel) * channel_pitch
+        k = tap_begin % phase.kernel
+        for j in range(tap_count):
+            offsets[j] = channel + kernel[k]
+            k += 1
+            if k == phase.kernel:
+                k = 0
+                channel += channel_pitch
+        # as many panels as fit the room of one with the most taps
+        together = max(<Py_ssize_t> 1, FASTCONV_TAPS // 4 * 3 // tap_count)
+        first_panel = 0
+        while first_panel < count:
+            end_panel = min(first_panel + together, count)
+            if not z.direct:
+                for p in range(first_panel, end_panel):
+                    fill_panel(
+                        panel + (p - first_panel) * tap_count * z.columns, z.columns, scratch,
+                        offsets, tap_count, panels[p].sources, panels[p].source_runs,
+                        not z.copied)
+            f = first_filter
+            for block in range(part_begin, part_end):
+                rows = block_begin(z.filters, blocks, block + 1) - f
+                sliver = weights + tap_begin * z.filters + f * tap_count
+                for p in range(first_panel, end_panel):
+                    vectors = (panels[p].columns + width - 1) // width
+                    is_direct = (
+                        stores and is_last and panels[p].target_runs == 1 and out_step == 1
+                        and length_of(&panels[p], 0, phase.shorter) == vectors * width)
+                    to = sums + ((f - first_filter) * count + p * rows) * z.columns
+                    start = NULL if tap_begin == 0 else to
+                    out_pitch = z.columns
+                    if is_direct:
+                        to = out + panels[p].targets[0].at + f * row_step
+                        out_pitch = row_step
+                    if z.direct:
+                        tile(
+                            rows, vectors, sliver, NULL, 0, 0, scratch, panels[p].places,
+                            tap_count, offsets, NULL, 0, start, z.columns,
+                            bias + f if is_last and bias != NULL else NULL, to, out_pitch)
+                    else:
+                        tile(
+                            rows, vectors, sliver, NULL, 0, 0,
+                            panel + (p - first_panel) * tap_count * z.columns, NULL, 1,
+                            &no_offset, &tap_count, z.columns, start, z.columns,
+                            bias + f if is_last and bias != NULL else NULL, to, out_pitch)
+                    if is_last and stores and not is_direct:
+                        store_tile(
+                            to, z.columns, rows, &panels[p], phase.shorter, row_step, out_step,
+                            out + f * row_step)
+                f += rows
+            first_panel = end_panel
+
+
+cdef void store_filters(
+    const Sizes *z, Py_ssize_t shorter, bint weaves, const Panel *panels, Py_ssize_t count,
+    Py_ssize_t part_begin, Py_ssize_t part_end, const floating *sums, Py_ssize_t phase_pitch,
+    floating *out, Py_ssize_t row_step, Py_ssize_t out_step,
+) noexcept nogil:
+    """Write sums to `out`, one filter after the other."""
+    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t f = block_begin(z.filters, blocks, part_begin)
+    cdef Py_ssize_t block, rows, i, p
+    cdef const floating *sums_end = sums + z.woven * phase_pitch
+    for block in range(part_begin, part_end):
+        rows = block_begin(z.filters, blocks, block + 1) - f
+        for i in range(rows):
+            for p in range(count):
+                if weaves:
+                    store_woven(
+                        z, sums + (p * rows + i) * z.columns, phase_pitch, sums_end, &panels[p],
+                        shorter, out + (f + i) * row_step)
+                else:
+                    store_tile(
+                        sums + (p * rows + i) * z.columns, z.columns, 1, &panels[p], shorter,
+                        row_step, out_step, out + (f + i) * row_step)
+        f += rows
+        sums += rows * count * z.columns
 
 
 cdef void convolve_unit(
@@ -488,36 +691,25 @@ cdef void convolve_unit(
     cdef const Axis *axes = <const Axis *> (z + 1)
     cdef const Py_ssize_t *kernel = <const Py_ssize_t *> (axes + z.rank)
     cdef const Py_ssize_t *firsts = kernel + z.kernel
+    cdef const Phase *phases = <const Phase *> (
+        firsts + axes[z.rank - 1].first + axes[z.rank - 1].segments)
+    cdef const Py_ssize_t *results = <const Py_ssize_t *> (phases + z.phases)
     cdef floating *panel = space + z.scratch_room
     cdef floating *sums = panel + z.panel_room
     cdef Py_ssize_t begin[MAX_AXES]
     cdef Py_ssize_t count[MAX_AXES]
+    cdef Panel panels[MAX_PANELS]
     cdef Walk source, target
-    cdef fastconv_run sources[MAX_PANELS][FASTCONV_COLUMNS]
-    cdef fastconv_run targets[MAX_PANELS][FASTCONV_COLUMNS]
-    cdef Py_ssize_t places[MAX_PANELS][FASTCONV_COLUMNS]
-    cdef fastconv_run *last
-    cdef fastconv_run run
-    cdef Py_ssize_t source_runs[MAX_PANELS]
-    cdef Py_ssize_t target_runs[MAX_PANELS]
-    cdef Py_ssize_t filled[MAX_PANELS]
-    cdef Py_ssize_t offsets[FASTCONV_TAPS]
-    cdef Py_ssize_t no_offset = 0
-    cdef Py_ssize_t width = lanes_of(space)
-    cdef Py_ssize_t taps = z.channels * z.kernel
     cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
-    cdef Py_ssize_t tap_blocks = tap_blocks_of(taps)
-    cdef Py_ssize_t part, box, group, axis, left, panels, p, j, k, channel, channel_pitch
-    cdef Py_ssize_t tap_block, together, first_panel, end_panel, limit, column
-    cdef Py_ssize_t tap_begin, tap_count, block, f, rows, vectors, out_pitch
-    cdef Py_ssize_t out_step, samples, first_filter, part_begin, part_end
+    cdef Py_ssize_t width = lanes_of(space)
+    cdef Py_ssize_t row_step = out_strides[1]
+    cdef Py_ssize_t last = z.rank - 1
+    cdef Py_ssize_t part, box, group, axis, positions, left, listed, channel_pitch, samples
+    cdef Py_ssize_t group_size = z.channels * z.filters  # weights of a group and kernel index
+    cdef Py_ssize_t part_begin, part_end, together, first, i, at, phase_pitch, step
     cdef const floating *image
     cdef const floating *scratch
-    cdef const floating *sliver
-    cdef const floating *start
-    cdef floating *to
-    cdef bint in_line, is_last, is_direct, by_rows
-    cdef Py_ssize_t i
+    cdef bint by_rows, weaves
 
     part = unit % z.parts
     unit //= z.parts
@@ -529,129 +721,64 @@ cdef void convolve_unit(
     samples = min(z.samples, z.batch - unit)
     part_begin = blocks * part // z.parts
     part_end = blocks * (part + 1) // z.parts
-    first_filter = block_begin(z.filters, blocks, part_begin)
+    phase_pitch = block_begin(z.filters, blocks, part_end) - block_begin(
+        z.filters, blocks, part_begin)
+    phase_pitch *= z.panels * z.columns
     image = x + unit * x_strides[0] + group * z.channels * x_strides[1]
     out += unit * out_strides[0] + group * z.filters * out_strides[1]
-    weights += group * taps * z.filters
     if bias != NULL:
         bias += group * z.filters
 
-    left = samples * find_box(axes, z.rank, box, begin, count)
-    source.rank = 0
-    target.rank = 0
-    source.at = 0
-    target.at = 0
-    add_axis(&target, samples, out_strides[0])
+    positions = samples * find_box(axes, z.rank, box, begin, count)
+    scratch = image
+    channel_pitch = x_strides[1]
     if z.copied:
         fill_scratch(z, axes, firsts, begin, count, image, x_strides, samples, space)
         scratch = space
         channel_pitch = z.cells
-        add_axis(&source, samples, z.channels * z.cells)
-    else:
-        scratch = image
-        channel_pitch = x_strides[1]
-        add_axis(&source, samples, x_strides[0])
-    for axis in range(z.rank):
-        if z.copied:
-            add_axis(&source, count[axis], axes[axis].pitch)
-        else:
-            add_axis(&source, count[axis], x_strides[2 + axis])
-            source.at += begin[axis] * x_strides[2 + axis]
-        add_axis(&target, count[axis], out_strides[2 + axis])
-        target.at += begin[axis] * out_strides[2 + axis]
-    in_line = source.step[source.rank - 1] == 1
-    by_rows = out_strides[1] != 1 and z.panels > 1 and z.filters >= MANY_FILTERS
-    out_step = target.step[target.rank - 1]
-
-    while left > 0:
-        panels = 0
-        while panels < z.panels and left > 0:
-            filled[panels] = 0
-            source_runs[panels] = 0
-            target_runs[panels] = 0
-            while filled[panels] < z.columns and left > 0:
-                limit = width if z.direct else z.columns - filled[panels]
-                run = next_run(&source, limit if in_line else 1)
-                run.column = filled[panels]
-                sources[panels][source_runs[panels]] = run
-                places[panels][source_runs[panels]] = run.at
-                source_runs[panels] += 1
-                column = filled[panels]
-                filled[panels] += width if z.direct else run.length
-                left -= run.length
-                while run.length > 0:
-                    target_runs[panels] += list_run(
-                        targets[panels], target_runs[panels], next_run(&target, run.length),
-                        column, out_step)
-                    last = &targets[panels][target_runs[panels] - 1]
-                    run.length -= last.column + last.length - column
-                    column = last.column + last.length
-            panels += 1
-        for tap_block in range(tap_blocks):
-            tap_begin = block_begin(taps, tap_blocks, tap_block)
-            tap_count = block_begin(taps, tap_blocks, tap_block + 1) - tap_begin
-            is_last = tap_begin + tap_count == taps
-            channel = (tap_begin // z.kernel) * channel_pitch
-            k = tap_begin % z.kernel
-            for j in range(tap_count):
-                offsets[j] = channel + kernel[k]
-                k += 1
-                if k == z.kernel:
-                    k = 0
-                    channel += channel_pitch
-            # as many panels as fit the room of one with the most taps
-            together = max(<Py_ssize_t> 1, FASTCONV_TAPS // 4 * 3 // tap_count)
-            first_panel = 0
-            while first_panel < panels:
-                end_panel = min(first_panel + together, panels)
-                if not z.direct:
-                    for p in range(first_panel, end_panel):
-                        fill_panel(
-                            panel + (p - first_panel) * tap_count * z.columns, z.columns, scratch,
-                            offsets, tap_count, sources[p], source_runs[p], not z.copied)
-                f = first_filter
-                for block in range(part_begin, part_end):
-                    rows = block_begin(z.filters, blocks, block + 1) - f
-                    sliver = weights + tap_begin * z.filters + f * tap_count
-                    for p in range(first_panel, end_panel):
-                        vectors = (filled[p] + width - 1) // width
-                        is_direct = (
-                            not by_rows and is_last and target_runs[p] == 1 and out_step == 1
-                            and targets[p][0].length == vectors * width)
-                        to = sums + ((f - first_filter) * panels + p * rows) * z.columns
-                        start = NULL if tap_begin == 0 else to
-                        out_pitch = z.columns
-                        if is_direct:
-                            to = out + targets[p][0].at + f * out_strides[1]
-                            out_pitch = out_strides[1]
-                        if z.direct:
-                            tile(
-                                rows, vectors, sliver, NULL, 0, 0, scratch, places[p],
-                                tap_count, offsets, NULL, 0, start, z.columns,
-                                bias + f if is_last and bias != NULL else NULL, to, out_pitch)
-                        else:
-                            tile(
-                                rows, vectors, sliver, NULL, 0, 0,
-                                panel + (p - first_panel) * tap_count * z.columns, NULL, 1,
-                                &no_offset, &tap_count, z.columns, start, z.columns,
-                                bias + f if is_last and bias != NULL else NULL, to, out_pitch)
-                        if is_last and not is_direct and not by_rows:
-                            store_tile(
-                                to, z.columns, rows, targets[p], target_runs[p], out_strides[1],
-                                out_step, out + f * out_strides[1])
-                    f += rows
-                first_panel = end_panel
-        if by_rows:
-            f = first_filter
-            for block in range(part_begin, part_end):
-                rows = block_begin(z.filters, blocks, block + 1) - f
-                for i in range(rows):
-                    for p in range(panels):
-                        store_tile(
-                            sums + ((f - first_filter) * panels + p * rows + i) * z.columns,
-                            z.columns, 1, targets[p], target_runs[p], out_strides[1], out_step,
-                            out + (f + i) * out_strides[1])
-                f += rows
+    weaves = z.woven > 1 and out_strides[2 + last] == 1
+    by_rows = weaves or (row_step != 1 and z.panels > 1 and z.filters >= MANY_FILTERS)
+    together = z.woven if weaves else 1
+    first = 0
+    while first < z.phases:
+        source.rank = 0
+        source.at = 0
+        target.rank = 0
+        target.at = 0
+        at = 0
+        add_axis(&source, samples, z.channels * z.cells if z.copied else x_strides[0])
+        add_axis(&target, samples, out_strides[0])
+        for axis in range(z.rank):
+            step = out_strides[2 + axis] * axes[axis].stride
+            target.at += begin[axis] * step
+            if z.phases > 1:
+                push_axis(&target, count[axis], step)
+            else:
+                add_axis(&target, count[axis], step)
+            if z.copied:
+                add_axis(&source, count[axis], axes[axis].pitch)
+            else:
+                add_axis(&source, count[axis], x_strides[2 + axis])
+                source.at += begin[axis] * x_strides[2 + axis]
+            at += results[first * z.rank + axis] * out_strides[2 + axis]
+        left = positions
+        while left > 0:
+            listed = 0
+            while listed < z.panels and left > 0:
+                list_panel(z, axes, begin, &source, &target, width, &left, &panels[listed])
+                listed += 1
+            for i in range(first, first + together):
+                multiply_panels(
+                    z, &phases[i], kernel + phases[i].first, panels, listed, part_begin, part_end,
+                    scratch, channel_pitch, weights + group_size * (
+                        z.groups * phases[i].first + group * phases[i].kernel),
+                    bias, panel, sums + (i - first) * phase_pitch, not by_rows, out + at, row_step,
+                    target.step[target.rank - 1])
+            if by_rows:
+                store_filters(
+                    z, phases[first].shorter, weaves, panels, listed, part_begin, part_end, sums,
+                    phase_pitch, out + at, row_step, target.step[target.rank - 1])
+        first += together
 
 
 # --- weights ------------------------------------------------------------------------------------

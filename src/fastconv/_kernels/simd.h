@@ -550,21 +550,27 @@ FASTCONV_INLINE void NAME(weave)(const int rows, const T *from, ptrdiff_t from_s
 static void NAME(transpose)(ptrdiff_t rows, ptrdiff_t columns, const T *from, ptrdiff_t from_step,
                             const T *from_end, T *to, ptrdiff_t to_step, const T *to_end)
 {
-    if (to_step == rows)
-        for (; rows <= 4 && columns >= W; columns -= W, from += W, to += W * rows)
+    if (to_step == rows && rows <= 4)
+        for (; columns > 0; columns -= W, from += W, to += W * rows) {
+            T part[4 * W], *target = columns < W ? part : to;
+            if (columns < W && !(from_end && from_end - (from + (rows - 1) * from_step) >= W))
+                break;
             switch (rows) {
             case 1:
-                NAME(weave)(1, from, from_step, to);
+                NAME(weave)(1, from, from_step, target);
                 break;
             case 2:
-                NAME(weave)(2, from, from_step, to);
+                NAME(weave)(2, from, from_step, target);
                 break;
             case 3:
-                NAME(weave)(3, from, from_step, to);
+                NAME(weave)(3, from, from_step, target);
                 break;
             default:
-                NAME(weave)(4, from, from_step, to);
+                NAME(weave)(4, from, from_step, target);
             }
+            if (columns < W)
+                NAME(copy)(to, part, columns * rows);
+        }
     while (columns > 0) {
         ptrdiff_t count = columns < W ? columns : W;
         vec block[W];
