@@ -170,6 +170,16 @@ DECONVS = [
     Layer("deconv_2x2s2", 1,  32, (256, 256),   64, (2, 2),    2, 0, 1, 1),      # (1, 64, 128, 128) to 32 channels of 256x256
 ]
 
+LARGE_KERNELS = [
+    Layer("blur_15",      1,   1, (1080, 1920), 1, (15, 15),  1, 7, 1, 1),      # filters over a full-HD image
+    Layer("blur_21",      1,   1, (1080, 1920), 1, (21, 21),  1, 10, 1, 1),
+    Layer("blur_31",      1,   1, (1080, 1920), 1, (31, 31),  1, 15, 1, 1),
+    Layer("blur_51",      1,   1, (1080, 1920), 1, (51, 51),  1, 25, 1, 1),
+    Layer("replknet_31",  1,  32, (64, 64),    32, (31, 31),  1, 15, 1, 32),    # RepLKNet's depthwise kernels
+    Layer("dense_31",     1,  16, (128, 128),  16, (31, 31),  1, 15, 1, 1),
+    Layer("echo_1001",    1,   1, (100_000,),   1, (1001,),   1, 500, 1, 1),    # sound: two seconds at 48 kHz
+]
+
 SMALL_CALLS = [
     Layer("small_1x8x8",    1,  1, (8, 8),    1, (3, 3), 1, 1, 1, 1),
     Layer("small_3x32x32",  1,  3, (32, 32), 16, (3, 3), 1, 1, 1, 1),
@@ -177,4 +187,4 @@ SMALL_CALLS = [
 ]
 # fmt: on
 
-ALL_LAYERS = [*LAYERS, *RANKS, *DECONVS, *SMALL_CALLS, *POOLS]
+ALL_LAYERS = [*LAYERS, *RANKS, *DECONVS, *LARGE_KERNELS, *SMALL_CALLS, *POOLS]

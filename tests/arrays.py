@@ -392,6 +392,12 @@ OPERATIONS: dict[str, Operation] = {
     **_forward_and_backward(
         "deconv 3x3 NHWC", (2, 3, 6, 4), (3, 3, 5, 4), 5, pad=1, layout="NHWC", engine="winograd"
     ),
+    **_forward_and_backward(
+        "conv 5x4", X, (6, 2, 5, 4), 6, group=2, pad=[(3, 1), (2, 4)], engine="fft"
+    ),
+    **_forward_and_backward(
+        "deconv 5x4 NHWC", (2, 3, 6, 4), (5, 4, 5, 4), 5, pad=1, layout="NHWC", engine="fft"
+    ),
     **_by_each_engine("deconv", (2, 4, 3, 4), (4, 3, *KERNEL), 6, group=2, **WINDOW),
     **_by_each_engine("deconv 1x1 NHWC", (2, 3, 2, 4), (1, 1, 3, 4), 3, layout="NHWC"),
     **_by_each_engine("conv reflect", X, (6, 2, *KERNEL), 6, group=2, pad_mode="reflect", **WINDOW),

@@ -31,7 +31,7 @@ LAYERS = [
     ["fastconv._engines"],
     ["fastconv._engines.extended"],
     ["fastconv._sampling"],
-    ["fastconv._engines.depthwise", "fastconv._engines.winograd"],
+    ["fastconv._engines.depthwise", "fastconv._engines.winograd", "fastconv._engines.fft"],
     ["fastconv._engines.fused"],
     ["fastconv._engines.caffe"],
     ["fastconv._engines.plans"],

@@ -26,7 +26,7 @@ class Refusing:
 
 def test_auto_takes_the_first_that_serves(monkeypatch):
     monkeypatch.setattr("fastconv._engines.ENGINES", (Refusing, *ENGINES))
-    assert fastconv.engines() == ("refusing", "depthwise", "winograd", "fused", "caffe")
+    assert fastconv.engines() == ("refusing", "depthwise", "winograd", "fft", "fused", "caffe")
     assert select_engine("auto", GEOMETRY, DTYPE).NAME == "depthwise"
 
 
@@ -37,7 +37,7 @@ def test_a_forced_engine_that_cannot_serve_gives_its_reason(monkeypatch):
 
 
 def test_an_unknown_engine_is_told_the_names():
-    names = r"\('depthwise', 'winograd', 'fused', 'caffe'\)"
+    names = r"\('depthwise', 'winograd', 'fft', 'fused', 'caffe'\)"
     with pytest.raises(ValueError, match=rf"'auto' or one of {names}, got 'quick'"):
         fastconv.conv(np.ones((1, 1, 3)), np.ones((1, 1, 2)), engine="quick")
 

@@ -112,7 +112,7 @@ print("done")
 
 
 @posix
-@every_engine
+@pytest.mark.parametrize("engine", [*GENERAL, "fft"])
 def test_fork_after_a_call(engine):
     code = f"ENGINE = {engine!r}\n{FORK}"
     assert child("-W", "ignore", "-c", code).stdout == b"done\n"
@@ -226,6 +226,7 @@ LONG_CALLS = [
     *((name, "fused", 2) for name in BY_ENGINE),
     *((name, "depthwise", workers) for name in DEPTHWISE for workers in (1, 2)),
     *((name, "winograd", n) for name in ("many_samples", "one_large_sample") for n in (1, 2)),
+    *((name, "fft", n) for name in ("deconv", "one_large_sample") for n in (1, 2)),
     *((name, "auto", 1) for name in OTHERS),
 ]
 
@@ -234,6 +235,8 @@ LONG_CALLS = [
 @pytest.mark.parametrize(("name", "engine", "workers"), LONG_CALLS)
 def test_ctrl_c_is_heard_within_a_second(name, engine, workers):
     chosen = f"NAME, ENGINE, WORKERS = {name!r}, {engine!r}, {workers}"
+    if engine == "fft":
+        chosen += "\nimport scipy.fft"  # its code is no leak
     with subprocess.Popen(
         [sys.executable, "-c", f"{chosen}\n{INTERRUPTED}"],
         stdout=subprocess.PIPE,
@@ -290,7 +293,13 @@ def failures(call, check):
 
 @pytest.mark.parametrize("form", ["plain", "in pieces", "big-endian"])
 @pytest.mark.parametrize(
-    "name", [name for name in OPERATIONS if name != "im2col_blocks" and "Layer" not in name]
+    "name",
+    # `fft`, which SciPy needs memory for all along, has a test of its own
+    [
+        name
+        for name in OPERATIONS
+        if name != "im2col_blocks" and "Layer" not in name and "5x4" not in name
+    ],
 )
 def test_an_allocation_that_fails_leaves_targets_whole_or_untouched(monkeypatch, name, form):
     cut_small(monkeypatch, 50)

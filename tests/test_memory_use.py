@@ -91,13 +91,19 @@ CASES = {
     "depthwise, channels last": ((1, 32, 1080, 1920), (64, 1, 3, 3), (1, 1), "NHWC"),
     "depthwise volume": ((1, 8, 100, 200, 200), (8, 1, 3, 3, 3), (1, 1, 1), "NCHW"),
     "volume": ((1, 8, 40, 200, 200), (8, 8, 3, 3, 3), (1, 1, 1), "NCHW"),
+    "large kernel": ((1, 2, 1000, 1000), (2, 2, 31, 31), (15, 15), "NCHW"),
+    "long kernel, channels last": ((1, 2, 2_000_000), (2, 1, 301), (150,), "NHWC"),
 }
 
 
-# The engine `winograd` has four copies of the weights, and lines of the cache between them.
-COPIES = {"depthwise": 1, "fused": 1, "winograd": 4.1}
+# The engine `winograd` has four copies of the weights, and lines of the cache between them; `fft`
+# has for each kernel a tile, which follows from the layer.
+COPIES = {"depthwise": 1, "fft": 120, "fused": 1, "winograd": 4.1}
 ALL = [
-    *((name, "depthwise" if "depthwise" in name else "fused") for name in CASES),
+    *(
+        (name, "depthwise" if "depthwise" in name else "fft" if "kernel" in name else "fused")
+        for name in CASES
+    ),
     *(
         (name, "winograd")
         for name, (_, w_shape, *_) in CASES.items()

@@ -11,7 +11,7 @@ from cases import CONV_CASES, GENERAL, integer_array, parameters, to_khwc, to_nh
 from failing_memory import FailingMemory
 
 import fastconv
-from fastconv._engines import fused, winograd
+from fastconv._engines import fft, fused, winograd
 from fastconv.prepared import NAMES
 
 # Large enough for every way in which weights are packed.
@@ -71,6 +71,25 @@ def test_auto_takes_winograd_for_less_than_conv_does():
     assert_same_bits(
         fastconv.PreparedConv(w, pad=1)(x), fastconv.conv(x, w, pad=1, engine="winograd")
     )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_fft_keeps_the_last_transforms(groups, monkeypatch):
+    pytest.importorskip("scipy")
+    packs = []
+    pack = fft._pack
+    monkeypatch.setattr(fft, "_pack", lambda *args: packs.append(1) or pack(*args))
+    w = normal(4, 4 // groups, 9, 9)
+    params = {"pad": 4, "engine": "fft", "group": groups}
+    prepared = fastconv.PreparedConv(w, **params)
+    for n, size in [(1, 20), (2, 20), (1, 70), (1, 20), (1, 20)]:
+        x = normal(n, 4, size, size)
+        assert_same_bits(prepared(x), fastconv.conv(x, w, **params))
+    assert len(packs) == 3 + 5
+    w[1, 1 // groups, 2, 2] = np.inf
+    prepared = fastconv.PreparedConv(w, **params)
+    for _ in range(2):
+        assert_same_bits(prepared(x), fastconv.conv(x, w, **(params | {"engine": "fused"})))
 
 
 @pytest.mark.parametrize("engine", [fused, winograd], ids=lambda engine: engine.NAME)

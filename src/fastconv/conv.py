@@ -64,9 +64,11 @@ def conv_forward(
         The order of axes of x, w and out (for any rank).
     engine : str
         "auto" or one of `engines()`: "depthwise" slides filters over single channels (group == C);
-        "winograd", for 3x3 kernels of stride 1, takes 2 to 4 times fewer multiplications; "fused"
-        forms the product without a column matrix, "caffe" from one, as Caffe does. "auto" takes the
-        first of them that serves, "winograd" only for layers large enough to gain (see Notes).
+        "winograd", for 3x3 kernels of stride 1, takes 2 to 4 times fewer multiplications; "fft",
+        for large kernels of stride 1, transforms tiles by `scipy.fft`, if SciPy is installed;
+        "fused" forms the product without a column matrix, "caffe" from one, as Caffe does. "auto"
+        takes the first of them that serves, "winograd" and "fft" only for layers large enough to
+        gain (see Notes).
     out : ndarray, optional
         Where to write the result; it may overlap the inputs.
     workers : int, optional
@@ -99,7 +101,7 @@ def conv_forward(
     Embedding" (2014). The engines "depthwise" and "fused" need 8 MiB a thread at most beyond their
     arguments, the result and a packed copy of w, unless a kernel alone is larger; an argument that
     is not native (byte order, alignment, or the smaller of two types) is copied. "winograd" needs
-    as much, where the transformed copy of w is 4 times as large as w.
+    as much, where the transformed copy of w is 4 times as large as w; "fft" too, see below.
 
     "winograd" rounds more: its errors are relative to the largest results of a layer, not to each
     one's own terms, and exact integers and zeros do not stay exact. In float32 they are at most
@@ -107,6 +109,14 @@ def conv_forward(
     other engines' are below 1e-6. ``engine="fused"`` turns it off. NaN and Inf come out where the
     other engines have them: samples with such numbers, or with so large or small ones that it could
     not hold this promise, are computed by "fused". The batch has no part in the choice.
+
+    "fft" computes in float64. Its errors are relative to the largest numbers around: at most
+    ``log2(n) * 2**-53 * |x| * |w|``, with the Euclidean norms of a tile of n cells and of a filter.
+    In float32, where results are rounded once more, that is nothing but for results 1e-7 times as
+    large as others near by: sums of small integers are exact, but zeros come out as 1e-13 or so.
+    NaN, Inf and what could overflow it leaves to "fused". Its transformed copy of w has a tile for
+    each kernel, of 1.3 MB at most or twice as long an axis as the kernel; "auto" does not take it
+    where they have more than 64 MiB together.
 
     Examples
     --------

@@ -23,14 +23,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastconv._engines import caffe, depthwise, fused, winograd
+from fastconv._engines import caffe, depthwise, fft, fused, winograd
 from fastconv._engines.extended import Extended, check_extends
 from fastconv._geometry import Geometry
 from fastconv._validation import show
 
 Engine: TypeAlias = ModuleType | Extended
 
-ENGINES: tuple[ModuleType, ...] = (depthwise, winograd, fused, caffe)
+ENGINES: tuple[ModuleType, ...] = (depthwise, winograd, fft, fused, caffe)
 PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
@@ -40,15 +40,16 @@ def engines() -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Each is a value for the parameter `engine`; the last one serves every call.
+        Each is a value for the parameter `engine`; the last one serves every call. "fft" is among
+        them where SciPy is installed.
 
     Examples
     --------
     >>> import fastconv
     >>> fastconv.engines()
-    ('depthwise', 'winograd', 'fused', 'caffe')
+    ('depthwise', 'winograd', 'fft', 'fused', 'caffe')
     """
-    return tuple(engine.NAME for engine in ENGINES)
+    return tuple(engine.NAME for engine in ENGINES if engine is not fft or fft.is_installed())
 
 
 def select_engine(
@@ -68,7 +69,8 @@ def select_engine(
     ValueError
         If there is none of that name, or it cannot serve this call; it then gives its reason.
     """
-    if not isinstance(name, str) or name not in ("auto", *engines()):
+    known = ("auto", *(engine.NAME for engine in ENGINES))
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"engine: expected 'auto' or one of {engines()}, got {show(name)}")
     if not isinstance(pad_mode, str) or pad_mode not in PAD_MODES:
         raise ValueError(f"pad_mode: expected one of {PAD_MODES}, got {show(pad_mode)}")
