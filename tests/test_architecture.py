@@ -33,6 +33,7 @@ LAYERS = [
     ["fastconv._sampling"],
     ["fastconv._engines.depthwise", "fastconv._engines.winograd", "fastconv._engines.fft"],
     ["fastconv._engines.fused"],
+    ["fastconv._engines.overlap"],
     ["fastconv._engines.caffe"],
     ["fastconv._engines.plans"],
     ["fastconv._engines.planes"],

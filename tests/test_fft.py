@@ -13,7 +13,7 @@ from test_fused import Case, backwards, both_passes, channels_last, filters_last
 
 import fastconv
 from fastconv import reference
-from fastconv._engines import fft, select_engine
+from fastconv._engines import fft, overlap, select_engine
 from fastconv._geometry import conv_geometry
 
 DTYPES = [np.float32, np.float64]
@@ -39,10 +39,10 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.x_s
 @pytest.fixture(params=[True, False], ids=["whole", "tiles"])
 def cut(request, monkeypatch):
     """Tiles as they are chosen, and small ones, a few filters of them at a time."""
-    monkeypatch.setattr(fft, "_plan", fft._plan.__wrapped__)
+    monkeypatch.setattr(overlap, "plan_of", overlap.plan_of.__wrapped__)
     if not request.param:
         for name in ("NEAR_CELLS", "FAR", "SUM_BYTES", "UNIT_CELLS"):
-            monkeypatch.setattr(fft, name, 1)
+            monkeypatch.setattr(overlap, name, 1)
 
 
 def passes(x, w, b, dout, case, **keywords):
@@ -115,9 +115,9 @@ def test_gradients_of_weights_and_bias_are_those_of_fused():
 def test_workers_batch_and_memory_change_no_bits(case, dtype, cut, monkeypatch):
     x, w, b, dout = normal(case, dtype)
     wanted = passes(x, w, b, dout, case, workers=1)
-    monkeypatch.setattr(fft, "THREAD_TIME", 0)
+    monkeypatch.setattr(overlap, "THREAD_TIME", 0)
     for workers, step_time in ((1, 1), (2, 10**9), (5, 1)):
-        monkeypatch.setattr(fft, "STEP_TIME", step_time)
+        monkeypatch.setattr(overlap, "STEP_TIME", step_time)
         for got, right in zip(passes(x, w, b, dout, case, workers=workers), wanted, strict=True):
             assert_same_bits(got, right)
     for n in range(len(x)):
@@ -185,8 +185,8 @@ def test_what_is_not_finite_lies_where_direct_convolution_has_it(dtype):
 @both_types
 def test_limits_of_magnitude_keep_all_numbers_finite(dtype):
     x, w = np.ones((1, 2, 32, 32), dtype), np.ones((1, 2, 15, 15), dtype)
-    layer = fft.Layer.forward(geometry(Case(x.shape, w.shape)))
-    limits = fft.Limits.of(layer, math.prod(fft._plan(layer).cells), np.dtype(dtype))
+    layer = overlap.Layer.forward(geometry(Case(x.shape, w.shape)))
+    limits = overlap.Limits.of(layer, math.prod(overlap.plan_of(layer).cells), np.dtype(dtype))
     size = dtype(math.sqrt(limits.product_high) * 0.999)
     out = fastconv.conv(x * size, w * size, engine="fft")
     np.testing.assert_allclose(out, fastconv.conv(x * size, w * size, engine="fused"), 1e-5)
@@ -305,14 +305,14 @@ HUGE = {
 def test_plans_keep_the_promises(name):
     """8 MiB a worker, and units that leave time for Ctrl-C."""
     for layer in (
-        fft.Layer.forward(geometry(HUGE[name])),
-        fft.Layer.backward(geometry(HUGE[name])),
+        overlap.Layer.forward(geometry(HUGE[name])),
+        overlap.Layer.backward(geometry(HUGE[name])),
     ):
-        plan = fft._plan(layer)
+        plan = overlap.plan_of(layer)
         tile = 16 * math.prod(plan.spectrum)
         filters, groups, tiles = plan.parts
         # tiles and their spectra; sums, spectra on the way back, results; a product
         assert groups * tiles * (3 + 3 * filters) * tile < 2**23
-        assert plan.unit_time < 2 * fft.UNIT_TIME
+        assert plan.unit_time < 2 * overlap.UNIT_TIME
         assert all(size <= step * tiles for size, step, tiles in zip(
             layer.shape, plan.step, plan.tiles, strict=True))  # fmt: skip

@@ -11,7 +11,7 @@ from cases import CONV_CASES, GENERAL, integer_array, parameters, to_khwc, to_nh
 from failing_memory import FailingMemory
 
 import fastconv
-from fastconv._engines import fft, fused, winograd
+from fastconv._engines import fused, overlap, winograd
 from fastconv.prepared import NAMES
 
 # Large enough for every way in which weights are packed.
@@ -77,8 +77,8 @@ def test_auto_takes_winograd_for_less_than_conv_does():
 def test_fft_keeps_the_last_transforms(groups, monkeypatch):
     pytest.importorskip("scipy")
     packs = []
-    pack = fft._pack
-    monkeypatch.setattr(fft, "_pack", lambda *args: packs.append(1) or pack(*args))
+    pack = overlap.pack
+    monkeypatch.setattr(overlap, "pack", lambda *args: packs.append(1) or pack(*args))
     w = normal(4, 4 // groups, 9, 9)
     params = {"pad": 4, "engine": "fft", "group": groups}
     prepared = fastconv.PreparedConv(w, **params)

@@ -1,58 +1,32 @@
 """The engine `fft`: convolution of stride 1 by large kernels, through SciPy's Fourier transform.
 
-Overlap and save: results are computed in tiles. A tile's cells of x, `cells` along each axis, are
-transformed, multiplied with the transformed weights, added up over channels and transformed back.
-What wraps around is left out::
-
-    cells   |<---------------- cells ---------------->|
-    results |<----- step ----->|<---- extent - 1 ---->|
-
-dx is the same with the weights turned by half a turn and padding ``extent - 1 - pad``.
+Results are computed in tiles (`overlap.py`). dx is the same with the weights turned by half a turn
+and padding ``extent - 1 - pad``.
 
 Everything between arguments and results is float64: float32 transforms take 0.6 of the time, but
 their errors are relative to the largest numbers of a tile and grow with its size, where those of
 float64 vanish when results are rounded to float32.
 
-All sizes follow from the layer alone and no tile meets another, so a result has the same bits in
-any batch and with any number of workers. Samples that have numbers which are not finite, or would
+Samples that have numbers which are not finite, or would
 not remain so on the way, are computed again by the engine `fused`; all of them where SciPy finds no
 memory when a part of the result is written.
-
-Source: Oppenheim and Schafer, "Discrete-Time Signal Processing", on block convolution.
 """
 
 import functools
-import importlib
-import importlib.util
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from fastconv._engines import fused
-from fastconv._engines.plans import chunk_of
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
-from fastconv._memory import Kept, allocate, as_contiguous, as_native
+from fastconv._memory import Kept, as_contiguous, as_native
 from fastconv._validation import Array
-from fastconv._workers import as_workers, spread
 
 NAME = "fft"
 
-REAL, COMPLEX = np.dtype(np.float64), np.dtype(np.complex128)
-# Nanoseconds that a cell of a tile takes, on one core of a Sapphire Rapids class Xeon: to be
-# gathered and transformed; to be transformed back and put in its place; to be multiplied and added
-# up, for one channel and filter.
-GATHER, SCATTER, PRODUCT = 7.5, 8.5, 0.9
-# Nanoseconds that calls from Python add: of SciPy, to copy cells of a tile, to multiply and add.
-TRANSFORM_CALL, COPY_CALL, PRODUCT_CALL = 20_000, 8_000, 2_500
-# Cells of a tile that second-level cache keeps; n times as many take n**FAR times as long each.
-NEAR_CELLS, FAR = 2**15, 0.25
-# A line alone takes so many times as long as several, which share vectors; so does, roughly, a
-# third axis.
-ALONE, DEEP = 1.5, 1.35
 # Multiply-adds of `fused` in a nanosecond, for each number that a vector holds: of one filter in a
 # group this many twice, of four or more five times.
 DIRECT = 0.85
@@ -62,59 +36,47 @@ DIRECT_FILTERS = 4
 LEAST_TIME = 1_000_000
 # Transformed weights, in bytes, beyond which `auto` leaves a layer to others.
 WEIGHT_BYTES = 2**26
-# The most cells of a tile, if each axis then has twice its kernel's extent; cells that are
-# transformed by one call, or one larger tile; and bytes of the sums that a unit adds up.
-MOST_CELLS = 160_000
-UNIT_CELLS = 2**15
-SUM_BYTES = 3 * 2**19
-# Lengths of transforms to choose from are apart by this part of each, times the number of axes.
-LENGTH_STEP = 0.1
-# Nanoseconds of a unit, if tiles can be as small, of one step, after which Python hears Ctrl-C, and
-# of a call shared out to threads.
-UNIT_TIME = 100_000_000
-STEP_TIME = 50_000_000
-THREAD_TIME = 1_000_000
-# Plans to remember.
-PLANS = 256
 
 
 @functools.cache
 def is_installed() -> bool:
     """Whether SciPy is there."""
-    return importlib.util.find_spec("scipy") is not None
+    from importlib.util import find_spec
+
+    return find_spec("scipy") is not None
 
 
-def _scipy() -> Any:
-    """SciPy's transforms, imported by the first call that needs them: that takes 0.1 s."""
-    return importlib.import_module("scipy.fft")
+def _overlap() -> ModuleType:
+    """What computes: imported when there is something for it, as it takes 2 ms."""
+    from fastconv._engines import overlap
+
+    return overlap
 
 
 def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
     """Say what keeps this engine from a call; None if nothing does."""
-    if not is_installed():
-        return "SciPy is not installed"
     if any(step != 1 for step in geometry.stride):
         return f"it takes stride 1, got {geometry.stride}"
+    if not is_installed():
+        return "SciPy is not installed"
     return None
 
 
 def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -> str | None:
     """Say why a call that this engine can serve is faster by `fused`; None if it is not."""
-    layer = Layer.forward(geometry)
-    rate = DIRECT * kernel.lanes(dtype.itemsize) * (1 + min(layer.filters, DIRECT_FILTERS))
+    filters = min(geometry.filters // geometry.group, DIRECT_FILTERS)
+    rate = DIRECT * kernel.lanes(dtype.itemsize) * (1 + filters)
     work = geometry.filters * geometry.taps // geometry.group * geometry.positions
     direct = work / rate
     if direct < LEAST_TIME:
         return f"it pays from {LEAST_TIME * rate:.0f} multiply-adds a sample on, got {work}"
-    # before SciPy is imported: as if no tile overlapped
-    pairs = geometry.channels * layer.filters
-    cell = geometry.channels * GATHER + geometry.filters * SCATTER + pairs * PRODUCT
-    time = cell * geometry.positions
-    if time <= direct:
-        plan = _plan(layer)
-        size = math.prod(plan.weights) * COMPLEX.itemsize
-        if size > WEIGHT_BYTES:
-            return f"transformed weights may have {WEIGHT_BYTES} bytes, here they have {size}"
+    overlap = _overlap()
+    time = overlap.least_time(geometry)
+    if time < direct:  # SciPy is imported only then
+        plan = overlap.plan_of(overlap.Layer.forward(geometry))
+        if plan.weight_bytes > WEIGHT_BYTES:
+            limit = f"at most {WEIGHT_BYTES} bytes"
+            return f"transformed weights may have {limit}, got {plan.weight_bytes}"
         time = plan.time - keeps * plan.pack_time
     if time < direct:
         return None
@@ -124,25 +86,11 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
 def workspace(
     geometry: Geometry, x: Array, out: Array, workers: int | None, *, keeps: bool = False
 ) -> int:
-    """Bytes that `forward` allocates, SciPy's temporaries among them."""
-    layer = Layer.forward(geometry)
-    plan = _plan(layer)
-    filters, groups, tiles = plan.parts
-    cells = math.prod(plan.cells) * REAL.itemsize
-    spectrum = math.prod(plan.spectrum) * COMPLEX.itemsize
-    packing = _packing(layer, plan, workers)
-    packing_bytes = packing.threads * packing.together * (cells + 2 * spectrum)
-    if min(layer.channels, layer.filters) > 1:  # w with its channels first
-        packing_bytes += math.prod(geometry.w_shape) * out.itemsize
-    # cells of tiles, a product, sums; then the spectra of two turns, or SciPy's copy and results
-    more = max(2 * spectrum, filters * (spectrum + cells))
-    unit = tiles * groups * (cells + spectrum + filters * spectrum + more)
-    units = geometry.batch * math.prod(plan.units)
-    threads = _threads(units * plan.unit_time, units, workers)
+    """Bytes that `forward` allocates."""
     alone = fused.workspace(geometry._replace(batch=1), x[:1], out[:1], 1)
-    packed = math.prod(plan.weights) * COMPLEX.itemsize
-    peaks = threads * geometry.batch * REAL.itemsize
-    return alone + packed + max(packing_bytes, threads * unit + peaks)
+    overlap = _overlap()
+    own: int = overlap.workspace(overlap.Layer.forward(geometry), geometry.batch, workers)
+    return alone + own
 
 
 # --- the engine -------------------------------------------------------------------------------
@@ -164,18 +112,19 @@ def forward(
     if not out.size:
         return
     images, weights, bias = _as_native(x, w, b, out.dtype)
-    layer = Layer.forward(geometry)
+    overlap = _overlap()
+    layer = overlap.Layer.forward(geometry)
     alone = geometry._replace(batch=1)
     room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
-    packed: Packed | None = None if kept is None else kept.get((NAME,))
-    if packed is None or packed.cells != _plan(layer).cells:
-        packed = _pack(layer, _in_groups(geometry, weights), workers)
+    packed = None if kept is None else kept.get((NAME,))
+    if packed is None or packed.cells != overlap.plan_of(layer).cells:
+        packed = overlap.pack(layer, _in_groups(geometry, weights), workers)
         if kept is not None:
             kept[NAME,] = packed
-    if packed.numbers is None:
+    if not math.isfinite(packed.peak):
         fused.forward(geometry, images, weights, bias, out, workers, kept)
         return
-    for n in _convolve(layer, images, packed.numbers, packed.peak, bias, out, workers):
+    for n in overlap.convolve(layer, images, packed, bias, out, workers):
         fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room=room)
 
 
@@ -191,255 +140,20 @@ def backward_x(
     images, weights, bias = _as_native(dout, w, b, dx.dtype)
     alone = geometry._replace(batch=1)
     room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
-    layer = Layer.backward(geometry)
+    overlap = _overlap()
+    layer = overlap.Layer.backward(geometry)
     backwards: tuple[Any, ...] = (..., *(slice(None, None, -1),) * geometry.rank)
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[backwards]
-    packed = _pack(layer, turned, workers)
-    if packed.numbers is None:
+    packed = overlap.pack(layer, turned, workers)
+    if not math.isfinite(packed.peak):
         fused.backward_x(geometry, images, weights, bias, dx, workers)
         return
-    for n in _convolve(layer, images, packed.numbers, packed.peak, bias, dx, workers):
+    for n in overlap.convolve(layer, images, packed, bias, dx, workers):
         fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room=room)
 
 
 backward_w = fused.backward_w
 backward_b = fused.backward_b
-
-
-# --- plans ------------------------------------------------------------------------------------
-
-
-class Layer(NamedTuple):
-    """A convolution of stride 1; `channels` and `filters` are those of one group.
-
-    Attributes
-    ----------
-    x_shape, shape : tuple of int
-        Sizes of the images and of the results.
-    before : tuple of int
-        Zeros before each axis; less than 0 where cells are left out.
-    """
-
-    groups: int
-    channels: int
-    filters: int
-    x_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-    before: tuple[int, ...]
-    kernel_size: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @classmethod
-    def forward(cls, g: Geometry) -> "Layer":
-        """The convolution itself."""
-        before = tuple(pad for pad, _ in g.pad)
-        sizes = g.channels // g.group, g.filters // g.group
-        return cls(g.group, *sizes, g.in_shape, g.out_shape, before, g.kernel_size, g.dilation)
-
-    @classmethod
-    def backward(cls, g: Geometry) -> "Layer":
-        """The gradient of its images, from that of its results."""
-        sizes = zip(g.dilation, g.kernel_size, g.pad, strict=True)
-        before = tuple(d * (k - 1) - pad for d, k, (pad, _) in sizes)
-        counts = g.filters // g.group, g.channels // g.group
-        return cls(g.group, *counts, g.out_shape, g.in_shape, before, g.kernel_size, g.dilation)
-
-    @property
-    def extent(self) -> tuple[int, ...]:
-        """Cells that a kernel covers, along each axis."""
-        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
-
-
-class Tile(NamedTuple):
-    """Some results.
-
-    Attributes
-    ----------
-    cells : tuple of slice
-        Where they are in the result.
-    x_cells, inside : tuple of slice
-        The cells of the image that they read, and where those are in the tile.
-    """
-
-    cells: tuple[slice, ...]
-    x_cells: tuple[slice, ...]
-    inside: tuple[slice, ...]
-
-    @classmethod
-    def of(cls, layer: Layer, plan: "Plan", number: int) -> "Tile":
-        """That tile, counted along the axes."""
-        axes = []
-        for axis, place in enumerate(map(int, np.unravel_index(number, plan.tiles))):
-            begin = place * plan.step[axis]
-            results = min(plan.step[axis], layer.shape[axis] - begin)
-            start = begin - layer.before[axis]
-            low, high = _inside(layer.x_shape[axis], start, results + plan.extent[axis] - 1)
-            x_cells, inside = slice(start + low, start + high), slice(low, high)
-            axes.append((slice(begin, begin + results), x_cells, inside))
-        return cls(*zip(*axes, strict=True))
-
-
-class Plan(NamedTuple):
-    """How a layer is computed.
-
-    Attributes
-    ----------
-    cells, step : tuple of int
-        Along each axis, the length of transforms, and results of a tile.
-    extent, tiles : tuple of int
-        Along each axis, cells that a kernel covers, and tiles.
-    spectrum : tuple of int
-        The shape of a transformed tile.
-    weights : tuple of int
-        That of the transformed weights: (group, C/group, F/group, *spectrum).
-    parts : tuple of int
-        What a unit computes: filters of a group, groups, tiles.
-    units : tuple of int
-        Units of a sample: blocks of filters, of groups, of tiles.
-    unit_time, pack_time, time : float
-        Nanoseconds, estimated: of a unit, of transforming the weights, of that and one sample.
-    """
-
-    cells: tuple[int, ...]
-    step: tuple[int, ...]
-    extent: tuple[int, ...]
-    tiles: tuple[int, ...]
-    spectrum: tuple[int, ...]
-    weights: tuple[int, ...]
-    parts: tuple[int, int, int]
-    units: tuple[int, int, int]
-    unit_time: float
-    pack_time: float
-    time: float
-
-    @classmethod
-    def of(cls, layer: Layer, lengths: "tuple[tuple[int, int], ...]") -> "Plan":
-        """The plan with such tiles: length of the transform and results, along each axis."""
-        cells, step = (tuple(axis) for axis in zip(*lengths, strict=True))
-        tiles = tuple(-(-size // each) for size, each in zip(layer.shape, step, strict=True))
-        count, tile_count = math.prod(cells), math.prod(tiles)
-        spectrum = (*cells[:-1], cells[-1] // 2 + 1)
-        channels, pairs = layer.channels, layer.channels * layer.filters
-
-        blocks = -(-layer.filters // max(1, SUM_BYTES // (count * REAL.itemsize)))
-        filters = -(-layer.filters // blocks)
-        together = max(1, UNIT_CELLS // (count * filters))
-        groups = min(layer.groups, together)
-        some = min(tile_count, together // groups)
-        units = blocks, -(-layer.groups // groups), -(-tile_count // some)
-
-        scale = count * max(1, count / NEAR_CELLS) ** FAR * DEEP ** max(0, len(cells) - 2)
-        if groups * some * filters * count == cells[-1]:
-            scale *= ALONE
-        calls = (channels + 1) * (TRANSFORM_CALL + some * COPY_CALL)
-        calls += channels * filters * PRODUCT_CALL
-        work = channels * GATHER + filters * SCATTER + channels * filters * PRODUCT
-        unit_time = groups * some * scale * work + calls
-        work = blocks * channels * GATHER + layer.filters * SCATTER + pairs * PRODUCT
-        pack_time = layer.groups * pairs * (scale * GATHER + TRANSFORM_CALL / together)
-        return cls(
-            cells=cells,
-            step=step,
-            extent=layer.extent,
-            tiles=tiles,
-            spectrum=spectrum,
-            weights=(layer.groups, channels, layer.filters, *spectrum),
-            parts=(filters, groups, some),
-            units=units,
-            unit_time=unit_time,
-            pack_time=pack_time,
-            time=layer.groups * tile_count * scale * work + math.prod(units) * calls + pack_time,
-        )
-
-    def transform(self, tiles: Array) -> Array:
-        """Transform tiles (..., *cells)."""
-        return _scipy().rfftn(tiles, axes=self._axes, workers=1)  # type: ignore[no-any-return]
-
-    def transform_back(self, spectra: Array) -> Array:
-        """Make tiles of spectra (..., *spectrum), which are lost."""
-        scipy, axes = _scipy(), self._axes
-        return scipy.irfftn(spectra, self.cells, axes, overwrite_x=True, workers=1)  # type: ignore[no-any-return]
-
-    @property
-    def _axes(self) -> range:
-        return range(-len(self.cells), 0)
-
-
-@functools.lru_cache(PLANS)
-def _plan(layer: Layer) -> Plan:
-    """The plan that takes the least time by estimate, in units that are not too long."""
-    sizes = zip(layer.x_shape, layer.shape, layer.before, layer.extent, strict=True)
-    axes = [list(_lengths(len(layer.shape), *axis)) for axis in sizes]
-    most = max(MOST_CELLS, math.prod(min(2 * axis[0][0], axis[-1][0]) for axis in axes))
-    choices = [
-        lengths
-        for lengths in itertools.product(*axes)
-        if math.prod(length for length, _ in lengths) <= most
-    ]
-    plans = (Plan.of(layer, lengths) for lengths in choices)
-    return min(plans, key=lambda plan: (max(plan.unit_time, UNIT_TIME), plan.time))
-
-
-def _lengths(
-    rank: int, x_size: int, size: int, before: int, extent: int
-) -> Iterator[tuple[int, int]]:
-    """Lengths of transforms for an axis, and results of each: from one up to all of them."""
-    factor = 1 + LENGTH_STEP * rank
-    step = 1
-    while True:
-        tiles = -(-size // step)
-        results = -(-size // tiles)
-        length = results + extent - 1
-        if tiles == 1:
-            # zeros on both sides may be the same ones: cells end before them, and begin after
-            begin, end = _inside(x_size, -before, length)
-            length = max(size, extent, end, length - begin)
-        length = _scipy().next_fast_len(length, real=True)
-        yield length, results
-        if tiles == 1 or length > max(MOST_CELLS, 2 * extent):
-            return
-        step = max(step + 1, int(factor * (step + extent - 1)) - extent + 1)
-
-
-def _inside(x_size: int, start: int, length: int) -> tuple[int, int]:
-    """Which of `length` cells from `start` on are inside an image, counted from `start`."""
-    begin = min(max(-start, 0), length)
-    return begin, max(begin, min(x_size - start, length))
-
-
-class Limits(NamedTuple):
-    """Which magnitudes of images and weights transforms will do for.
-
-    Numbers grow at most by the number of cells in a transform, there and back, and by the number of
-    terms in a sum. Below `low`, what is lost under the smallest normal numbers is not small beside
-    the results. Results must not be larger than their type, nor may direct sums be on the way.
-    """
-
-    low: float
-    high: float
-    product_high: float
-
-    @classmethod
-    def of(cls, layer: Layer, cells: int, dtype: np.dtype[Any]) -> "Limits":
-        """Those of a layer, half of what is exact."""
-        numbers = np.finfo(REAL)
-        high = float(numbers.max) / 2
-        terms = layer.channels * math.prod(layer.kernel_size)
-        product_high = min(high / cells**2, float(np.finfo(dtype).max) / 2) / terms
-        return cls(float(numbers.tiny / numbers.eps), high / cells, product_high)
-
-    def allow(self, images: float, weights: float) -> bool:
-        """Whether none is left by images and weights whose largest magnitudes these are."""
-        most, least, product = max(images, weights), min(images, weights), images * weights
-        return (
-            images == images
-            and most <= self.high
-            and product <= self.product_high
-            and (least == 0 or min(least, product) >= self.low)
-        )
-
-
-# --- the parts --------------------------------------------------------------------------------
 
 
 def _as_native(
@@ -451,179 +165,3 @@ def _as_native(
 def _in_groups(geometry: Geometry, w: Array) -> Array:
     """View w (F, C/group, *K) as (group, C/group, F/group, *K)."""
     return w.reshape(geometry.group, -1, *w.shape[1:]).swapaxes(1, 2)
-
-
-def _threads(time: float, units: int, workers: int | None) -> int:
-    """Threads for so many nanoseconds of work."""
-    return min(units, as_workers(workers)) if time >= THREAD_TIME else 1
-
-
-@np.errstate(all="ignore")
-def _peak(array: Array) -> Any:
-    """The largest magnitude; NaN if any is."""
-    return np.maximum(array.max(), -array.min())
-
-
-class Packing(NamedTuple):
-    """How weights are transformed: kernels of a unit, units, threads."""
-
-    together: int
-    units: int
-    threads: int
-
-
-def _packing(layer: Layer, plan: Plan, workers: int | None) -> Packing:
-    kernels = math.prod(plan.weights[:3])
-    together = max(1, min(kernels, UNIT_CELLS // math.prod(plan.cells)))
-    units = -(-kernels // together)
-    return Packing(together, units, _threads(plan.pack_time, units, workers))
-
-
-class Packed(NamedTuple):
-    """Transformed weights.
-
-    Attributes
-    ----------
-    cells : tuple of int
-        Along each axis, the length of transforms.
-    numbers : ndarray or None
-        (group, C/group, F/group, *spectrum), conjugate; None if w is not finite.
-    peak : float
-        The largest magnitude in w.
-    """
-
-    cells: tuple[int, ...]
-    numbers: Array | None
-    peak: float
-
-
-def _pack(layer: Layer, w: Array, workers: int | None) -> Packed:
-    """Transform w (group, C/group, F/group, *K)."""
-    plan = _plan(layer)
-    peak = float(_peak(w))
-    if not math.isfinite(peak):
-        return Packed(plan.cells, None, peak)
-    kernels = w.reshape(-1, *layer.kernel_size)
-    together, units, threads = _packing(layer, plan, workers)
-    packed = allocate("the transformed weights", plan.weights, COMPLEX)
-    shape = together, *plan.cells
-    rooms = [allocate("kernels", shape, REAL, zero=True) for _ in range(threads)]
-    taps = tuple(map(slice, [0] * len(plan.cells), plan.extent, layer.dilation))
-    spectra = packed.reshape(-1, *plan.spectrum)
-
-    @np.errstate(all="ignore")
-    def step(room: Array, begin: int, end: int) -> None:
-        for first in range(begin * together, end * together, together):
-            given = kernels[first : first + together]
-            room[: len(given), *taps] = given
-            spectrum = plan.transform(room[: len(given)])
-            np.conjugate(spectrum, out=spectra[first : first + together])
-
-    spread(step, rooms, units, chunk_of(units, threads, int(STEP_TIME * units / plan.pack_time)))
-    return Packed(plan.cells, packed, peak)
-
-
-def _convolve(
-    layer: Layer,
-    images: Array,
-    packed: Array,
-    peak: float,
-    bias: Array | None,
-    out: Array,
-    workers: int | None,
-) -> Sequence[int]:
-    """Compute out from native arrays; return the samples for which it is not valid."""
-    plan, batch = _plan(layer), len(out)
-    grid = batch, *plan.units
-    units = math.prod(grid)
-    threads = _threads(units * plan.unit_time, units, workers)
-    peaks = allocate("magnitudes", (threads, batch), REAL, zero=True)
-    spaces = [(Space.of(plan), found) for found in peaks]
-    grouped = [
-        array.reshape(batch, layer.groups, array.shape[1] // layer.groups, *array.shape[2:])
-        for array in (images, out)
-    ]
-    biases = None if bias is None else bias.reshape(layer.groups, -1, *(1,) * len(plan.cells))
-    ends = layer.filters, layer.groups, math.prod(plan.tiles)
-
-    @np.errstate(all="ignore")
-    def step(space: tuple[Space, Array], begin: int, end: int) -> None:
-        room, found = space
-        for unit in range(begin, end):
-            n, *place = map(int, np.unravel_index(unit, grid))
-            filters, groups, numbers = map(_part, place, plan.parts, ends)
-            tiles = [Tile.of(layer, plan, number) for number in range(ends[2])[numbers]]
-            x, results = (array[n, groups] for array in grouped)
-            largest = room.add_up(plan, tiles, x, packed[groups, :, filters])
-            added = None if biases is None else biases[groups, filters]
-            room.put(plan, tiles, added, results[:, filters])
-            found[n] = np.maximum(found[n], largest)
-
-    try:
-        spread(step, spaces, units, chunk_of(units, threads, int(STEP_TIME / plan.unit_time)))
-    except MemoryError:  # SciPy's own, when part of the result is written
-        return range(batch)
-    limits = Limits.of(layer, math.prod(plan.cells), out.dtype)
-    found, *others = peaks
-    for other in others:
-        np.maximum(found, other, out=found)
-    return [n for n, largest in enumerate(found.tolist()) if not limits.allow(largest, peak)]
-
-
-def _part(part: int, size: int, end: int) -> slice:
-    """Of range(end), cut into parts of `size`, that part."""
-    return slice(part * size, min((part + 1) * size, end))
-
-
-class Space(NamedTuple):
-    """What a worker needs.
-
-    Attributes
-    ----------
-    room : ndarray, (tiles, groups, *cells)
-        Cells of one channel.
-    sums, product : ndarray, (filters, tiles, groups, *spectrum), (tiles, groups, *spectrum)
-        Sums over channels, and what is added to them.
-    """
-
-    room: Array
-    sums: Array
-    product: Array
-
-    @classmethod
-    def of(cls, plan: Plan) -> "Space":
-        """Allocate what a plan needs."""
-        filters, groups, tiles = plan.parts
-        room = allocate("tiles", (tiles, groups, *plan.cells), REAL)
-        sums = allocate("sums", (filters, tiles, groups, *plan.spectrum), COMPLEX)
-        return cls(room, sums, allocate("products", sums.shape[1:], COMPLEX))
-
-    def add_up(self, plan: Plan, tiles: list[Tile], images: Array, packed: Array) -> Any:
-        """Transform tiles of images (groups, C, *S), multiply; return the largest magnitude."""
-        some, largest = (slice(len(tiles)), slice(len(images))), 0.0
-        room, product = self.room[some], self.product[some]
-        for c in range(images.shape[1]):
-            for tile, cells in zip(tiles, room, strict=True):
-                inside = cells[(slice(None), *tile.inside)]
-                if c == 0 and inside.shape != cells.shape:
-                    cells.fill(0)
-                inside[...] = images[:, c][(slice(None), *tile.x_cells)]
-            largest = np.maximum(largest, _peak(room))
-            spectra = plan.transform(room)
-            for f in range(packed.shape[2]):
-                total = self.sums[f][some]
-                np.multiply(spectra, packed[:, c, f], out=product if c else total)
-                if c:
-                    np.add(total, product, out=total)
-        return largest
-
-    def put(self, plan: Plan, tiles: list[Tile], bias: Array | None, out: Array) -> None:
-        """Transform sums back, to results (groups, F, *O)."""
-        results = plan.transform_back(self.sums[: out.shape[1], : len(tiles), : len(out)])
-        for t, tile in enumerate(tiles):
-            target = out[(slice(None), slice(None), *tile.cells)]
-            inside = (slice(None), slice(None), *map(slice, target.shape[2:]))
-            part = results[:, t][inside].swapaxes(0, 1)
-            if bias is not None:
-                part += bias
-            target[...] = part
