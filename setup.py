@@ -37,7 +37,8 @@ if sys.platform != "win32" and sysconfig.get_platform().endswith("x86_64"):
 # What single kernels have besides: those of products fuse multiplication and addition.
 OWN_FLAGS: dict[str, list[str]] = {}
 if sys.platform != "win32":
-    OWN_FLAGS = {name: ["-ffp-contract=fast"] for name in ("depthwise", "fused", "winograd")}
+    products = ("depthwise", "fused", "winograd", "winograd_gradient")
+    OWN_FLAGS = {name: ["-ffp-contract=fast"] for name in products}
 
 
 def extension(name: str, source: str, *more: str) -> Extension:

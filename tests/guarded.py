@@ -25,7 +25,7 @@ from cases import GENERAL
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
-from fastconv._engines import depthwise, fused, planes, plans, winograd
+from fastconv._engines import depthwise, fused, planes, plans, winograd, winograd_gradient
 from fastconv._geometry import conv_geometry, window_geometry
 
 PAGE = mmap.PAGESIZE
@@ -349,6 +349,45 @@ def check_winograd(end: str, dtype: type) -> int:
     return cases
 
 
+def check_winograd_gradient(end: str, dtype: type) -> int:
+    """Every build of its gradient of weights, as above, for layers of any size."""
+    guard_scratch(winograd_gradient, end)
+    plan = winograd_gradient._plan
+    winograd_gradient._plan = lambda *call: plan(*call)._replace(pays=True)
+    rng, choose = np.random.default_rng(0), random.Random(0)
+    cases = 0
+    for height, width in itertools.product((1, 2, 5, 8, 21), (1, 3, 7, 14, 33)):
+        winograd_gradient.kernel = _kernels.load(
+            "winograd_gradient", choose.choice(_kernels.RUNNABLE)
+        )
+        winograd_gradient.UNIT_BYTES = choose.choice((1, 2**20))
+        winograd_gradient.TILES, winograd_gradient.MOST = choose.choice(((48, 192), (3, 16)))
+        winograd_gradient.COPY_WORK = choose.choice((0, math.inf))
+        group, channels, filters = choose.choice(((1, 5, 7), (2, 9, 11), (1, 37, 10), (1, 8, 26)))
+        dilation = choose.choice((1, 1, 2, 3))
+        pad = tuple(
+            (choose.randrange(5), choose.randrange(5) + max(0, 2 * dilation + 1 - size))
+            for size in (height, width)
+        )
+        params = {"pad": pad, "group": group, "dilation": dilation}
+        x = rng.integers(-3, 4, (2, group * channels, height, width)).astype(dtype)
+        w = rng.integers(-3, 4, (group * filters, channels, 3, 3)).astype(dtype)
+        expected = reference.conv_forward_shifted(x, w, None, **params)
+        dout = rng.integers(-3, 4, expected.shape).astype(dtype)
+        _, gradient, _ = reference.conv_backward_shifted(dout, x, w, **params)
+        for turn, turn_back, turn_w, turn_w_back in ORDERS:
+            *given, dw = guarded(end, turn(x), turn(dout), turn_w(w * 0))
+            geometry = conv_geometry(
+                x.shape, w.shape, stride=1, pad=pad, dilation=dilation, group=group
+            )
+            winograd_gradient.backward_w(geometry, *map(turn_back, given), turn_w_back(dw), 2)
+            np.testing.assert_allclose(
+                turn_w_back(dw), gradient, rtol=0, atol=1e-5 * max(1, np.abs(gradient).max())
+            )
+            cases += 1
+    return cases
+
+
 def check_pools(end: str, dtype: type) -> int:
     """Every build of the kernels, in both layouts, in whole and in parts."""
     rng = np.random.default_rng(0)
@@ -437,6 +476,7 @@ def main(what: str) -> None:
                     check_fused,
                     check_depthwise,
                     check_winograd,
+                    check_winograd_gradient,
                 )
                 for end in ("front", "back")
                 for dtype in (np.float32, np.float64)

@@ -186,7 +186,7 @@ def test_what_is_not_finite_lies_where_direct_convolution_has_it(dtype):
 def test_limits_of_magnitude_keep_all_numbers_finite(dtype):
     x, w = np.ones((1, 2, 32, 32), dtype), np.ones((1, 2, 15, 15), dtype)
     layer = overlap.Layer.forward(geometry(Case(x.shape, w.shape)))
-    limits = overlap.Limits.of(layer, math.prod(overlap.plan_of(layer).cells), np.dtype(dtype))
+    limits = overlap.limits_of(layer, math.prod(overlap.plan_of(layer).cells), np.dtype(dtype))
     size = dtype(math.sqrt(limits.product_high) * 0.999)
     out = fastconv.conv(x * size, w * size, engine="fft")
     np.testing.assert_allclose(out, fastconv.conv(x * size, w * size, engine="fused"), 1e-5)

@@ -17,12 +17,13 @@ import fastconv
 ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
 
-KERNELS = ("cpu", "deform", "depthwise", "fused", "pool", "winograd")
+KERNELS = ("cpu", "deform", "depthwise", "fused", "pool", "winograd", "winograd_gradient")
 SHIPPED = [
     "fastconv/__init__.pxd",
     "fastconv/_im2col.pxd",
     "fastconv/_im2col.pyi",
     "fastconv/_im2col.pyx",
+    "fastconv/_kernels/simd.pxd",
     *(f"fastconv/_kernels/{name}.pyx" for name in KERNELS),
     *(f"fastconv/_kernels/base/{name}.pyi" for name in KERNELS),
     "fastconv/py.typed",
@@ -61,7 +62,7 @@ def test_sdist_holds_the_sources():
     with tarfile.open(archives[-1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in SHIPPED} <= names
-    headers = ("depthwise", "simd", "winograd")
+    headers = ("depthwise", "simd", "winograd", "winograd_gradient")
     assert {f"src/fastconv/_kernels/{name}.h" for name in headers} <= names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile"} <= names
     written = {"benchmarks/peak.c"}  # by hand; every other .c is generated

@@ -210,7 +210,7 @@ def test_the_gradient_is_the_adjoint(monkeypatch):
     assert np.vdot(out, y) == np.vdot(x, dx) == np.vdot(4 * w, dw)
 
 
-def test_gradient_of_weights_is_that_of_fused():
+def test_gradient_of_weights_of_small_images_is_that_of_fused():
     case = Case((2, 16, 9, 8), (18, 16, 3, 3), pad=1)
     arrays = normal(case)
     got = both_passes(*arrays, engine="winograd", pad=1)
@@ -406,8 +406,8 @@ def test_limits_of_magnitude_keep_all_numbers_finite(dtype, m):
     signs = [np.sign(matrix[row]) for matrix, row in zip((g, b), rows[1:], strict=True)]
     w = np.broadcast_to(np.outer(signs[0], signs[0]), (16, 16, 3, 3)).astype(dtype)
     x = np.broadcast_to(np.outer(signs[1], signs[1]), (1, 16, m + 2, m + 2)).astype(dtype)
-    limits = winograd.Limits.of(winograd.Layer.forward(geometry(Case(x.shape, w.shape))),
-                                np.dtype(dtype))  # fmt: skip
+    layer = winograd.Layer.forward(geometry(Case(x.shape, w.shape)))
+    limits = winograd._limits(layer, np.dtype(dtype))
     size = dtype(math.sqrt(limits.product_high) * 0.999)
     out = fastconv.conv(x * size, w * size, engine="winograd")
     assert np.isfinite(out).all()

@@ -105,10 +105,11 @@ def conv_forward(
 
     "winograd" rounds more: its errors are relative to the largest results of a layer, not to each
     one's own terms, and exact integers and zeros do not stay exact. In float32 they are at most
-    2e-5 of ``max|out|`` (4e-6 where results are computed in tiles of 2x2, which small images are);
-    other engines' are below 1e-6. ``engine="fused"`` turns it off. NaN and Inf come out where the
-    other engines have them: samples with such numbers, or with so large or small ones that it could
-    not hold this promise, are computed by "fused". The batch has no part in the choice.
+    2e-5 of ``max|out|`` (4e-6 where results are computed in tiles of 2x2, which small images are),
+    or of a gradient's largest number; other engines' are below 1e-6. ``engine="fused"`` turns it
+    off. NaN and Inf come out where the other engines have them: samples with such numbers, or with
+    so large or small ones that it could not hold this promise, are computed by "fused". The batch
+    has no part in the choice.
 
     "fft" computes in float64. Its errors are relative to the largest numbers around: at most
     ``log2(n) * 2**-53 * |x| * |w|``, with the Euclidean norms of a tile of n cells and of a filter.

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastconv._engines.limits import Limits
 from fastconv._engines.plans import chunk_of
 from fastconv._geometry import Geometry
 from fastconv._memory import allocate
@@ -272,36 +273,16 @@ def _inside(x_size: int, start: int, length: int) -> tuple[int, int]:
     return begin, max(begin, min(x_size - start, length))
 
 
-class Limits(NamedTuple):
+def limits_of(layer: Layer, cells: int, dtype: np.dtype[Any]) -> Limits:
     """Which magnitudes of images and weights transforms will do for.
 
     Numbers grow at most by the number of cells in a transform, there and back, and by the number of
-    terms in a sum. Below `low`, what is lost under the smallest normal numbers is not small beside
-    the results. Results must not be larger than their type, nor may direct sums be on the way.
+    terms in a sum. Results must not be larger than their type, nor may direct sums be on the way.
     """
-
-    low: float
-    high: float
-    product_high: float
-
-    @classmethod
-    def of(cls, layer: Layer, cells: int, dtype: np.dtype[Any]) -> "Limits":
-        """Those of a layer, half of what is exact."""
-        numbers = np.finfo(REAL)
-        high = float(numbers.max) / 2
-        terms = layer.channels * math.prod(layer.kernel_size)
-        product_high = min(high / cells**2, float(np.finfo(dtype).max) / 2) / terms
-        return cls(float(numbers.tiny / numbers.eps), high / cells, product_high)
-
-    def allow(self, images: float, weights: float) -> bool:
-        """Whether none is left by images and weights whose largest magnitudes these are."""
-        most, least, product = max(images, weights), min(images, weights), images * weights
-        return (
-            images == images
-            and most <= self.high
-            and product <= self.product_high
-            and (least == 0 or min(least, product) >= self.low)
-        )
+    terms = layer.channels * math.prod(layer.kernel_size)
+    limits = Limits.of(REAL, cells, cells**2 * terms)
+    largest = float(np.finfo(dtype).max) / (2 * terms)
+    return limits._replace(product_high=min(limits.product_high, largest))
 
 
 # --- the parts --------------------------------------------------------------------------------
@@ -416,7 +397,7 @@ def convolve(
         spread(step, spaces, units, chunk_of(units, threads, int(STEP_TIME / plan.unit_time)))
     except MemoryError:  # SciPy's own, when part of the result is written
         return range(batch)
-    limits = Limits.of(layer, math.prod(plan.cells), out.dtype)
+    limits = limits_of(layer, math.prod(plan.cells), out.dtype)
     found, *others = peaks
     for other in others:
         np.maximum(found, other, out=found)

@@ -615,3 +615,12 @@ def chunk_of(units: int, workers: int, limit: int) -> int:
     """Units of one call of a kernel, `limit` at most."""
     share = units if workers == 1 else -(-units // (SHARES * workers))
     return max(1, min(limit, share))
+
+
+def odd_lines(numbers: int, itemsize: int) -> int:
+    """So many numbers or a few more: an odd number of lines of the cache.
+
+    What lies so far apart, up to 64 times, has places in the cache that do not clash.
+    """
+    lines = -(-numbers * itemsize // kernel.ALIGNED)
+    return (lines | 1) * kernel.ALIGNED // itemsize

@@ -4,7 +4,8 @@ Results are computed in tiles of m x m, with (m + 2)^2 multiplications a channel
 of 9 * m^2: 2.25 times fewer for m = 2, 4 times for m = 4. `_kernels/winograd.h` has the transforms,
 `_kernels/winograd.pyx` says what a unit of work does.
 
-With a dilation, results that far apart are a convolution of their own, of cells as far apart.
+With a dilation, results that far apart are a convolution of their own, of cells as far apart. The
+gradient of weights has a file of its own, `winograd_gradient.py`.
 
 Every sum is taken in an order that follows from the layer alone, and no tile meets another, so a
 result has the same bits in any batch and with any number of workers. Its errors are relative to the
@@ -24,8 +25,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastconv._engines import fused
-from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, chunk_of
+from fastconv._engines import fused, winograd_gradient
+from fastconv._engines.limits import Limits
+from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, chunk_of, odd_lines
 from fastconv._geometry import Geometry
 from fastconv._kernels import winograd as kernel
 from fastconv._memory import Kept, allocate, as_contiguous, as_native
@@ -152,7 +154,7 @@ def backward_x(
         fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room=room)
 
 
-backward_w = fused.backward_w
+backward_w = winograd_gradient.backward_w
 backward_b = fused.backward_b
 
 
@@ -244,40 +246,16 @@ def _axis_phases(
     return phases
 
 
-class Limits(NamedTuple):
+def _limits(layer: Layer, dtype: np.dtype[Any]) -> Limits:
     """Which magnitudes of images and weights tiles will do for.
 
     Numbers grow on the way, at most, by the largest sum of magnitudes in a row of a matrix, once
     for each axis: in B^T 7 (2 for m = 2), in G 28/15 (3/2), in A^T 89/8 (3). So sums and results
     stay below C * max|x| * max|w| times the product of these squares; and transformed images and
     weights, whose divisors come last, below 7^2 times their largest.
-
-    Below `low`, what is lost under the smallest normal numbers is not small beside the results.
     """
-
-    low: float
-    high: float
-    product_high: float
-
-    @classmethod
-    def of(cls, layer: Layer, dtype: np.dtype[Any]) -> "Limits":
-        """Those of a layer, half of what is exact."""
-        numbers = np.finfo(dtype)
-        high = float(numbers.max) / 2
-        growth = (7 * 28 / 15 * 89 / 8) ** 2 if layer.m == 4 else (2 * 3 / 2 * 3) ** 2
-        low = float(numbers.tiny / numbers.eps)
-        return cls(low, high / 7**2, high / (growth * layer.channels))
-
-    def allow(self, images: float, weights: float) -> bool:
-        """Whether none is left by images and weights whose largest magnitudes these are."""
-        most, least, product = max(images, weights), min(images, weights), images * weights
-        return (
-            images == images
-            and weights == weights
-            and most <= self.high
-            and product <= self.product_high
-            and (least == 0 or min(least, product) >= self.low)
-        )
+    growth = (7 * 28 / 15 * 89 / 8) ** 2 if layer.m == 4 else (2 * 3 / 2 * 3) ** 2
+    return Limits.of(dtype, 7**2, growth * layer.channels)
 
 
 class Plan(NamedTuple):
@@ -370,7 +348,7 @@ class Cut(NamedTuple):
         tiles, panel = wide * lanes, -(-wide // panels) * lanes
 
         work = points * layer.channels * layer.filters * tiles
-        sums = panels * points * turns * together * _odd_lines(kernel.ROWS * panel, itemsize)
+        sums = panels * points * turns * together * odd_lines(kernel.ROWS * panel, itemsize)
         parts = max(
             -(-work // UNIT_WORK),
             -(-sums * itemsize // SUM_BYTES) if depths > 1 else 1,
@@ -407,18 +385,18 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
     turn_rows = cut.together * kernel.ROWS
 
     across = min(cut.tiles, -(-layer.shape[1] // m))
-    line = _odd_lines(cut.tiles * m + 2 * lanes + 2, itemsize)
+    line = odd_lines(cut.tiles * m + 2 * lanes + 2, itemsize)
     lines = 2 * (m + 2) * line
-    scratch = _odd_lines((m + 2) * (across * m + 2 + lanes) + lanes, itemsize)
-    inputs_step = _odd_lines(depth * cut.panel, itemsize)
-    sums_step = _odd_lines(kernel.ROWS * cut.panel, itemsize)
-    weights_step = _odd_lines(turn_rows * depth, itemsize)
+    scratch = odd_lines((m + 2) * (across * m + 2 + lanes) + lanes, itemsize)
+    inputs_step = odd_lines(depth * cut.panel, itemsize)
+    sums_step = odd_lines(kernel.ROWS * cut.panel, itemsize)
+    weights_step = odd_lines(turn_rows * depth, itemsize)
     turn_sums = points * panels * cut.together * sums_step
     rooms = [
-        _odd_lines(max(lanes * (scratch + lines), kernel.ROWS * cut.tiles * m * m), itemsize),
+        odd_lines(max(lanes * (scratch + lines), kernel.ROWS * cut.tiles * m * m), itemsize),
         panels * points * inputs_step,
         turn_sums * (part_turns if cut.depths > 1 else 1),
-        _odd_lines(9 * depth * kernel.ROWS + lanes, itemsize),
+        odd_lines(9 * depth * kernel.ROWS + lanes, itemsize),
         0 if packs else points * weights_step,
     ]
     shapes = [*layer.x_shape, *layer.shape, *layer.before]
@@ -441,17 +419,8 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
         weights=weights if packs else 0,
         packs=blocks,
         pack_chunk=chunk_of(blocks, threads, PACK_SIZE * blocks // weights),
-        limits=Limits.of(layer, dtype),
+        limits=_limits(layer, dtype),
     )
-
-
-def _odd_lines(numbers: int, itemsize: int) -> int:
-    """So many numbers or a few more: an odd number of lines of the cache.
-
-    What lies so far apart, up to 64 times, has places in the cache that do not clash.
-    """
-    lines = -(-numbers * itemsize // kernel.ALIGNED)
-    return (lines | 1) * kernel.ALIGNED // itemsize
 
 
 # --- the parts --------------------------------------------------------------------------------

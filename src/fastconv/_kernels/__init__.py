@@ -49,11 +49,12 @@ if TYPE_CHECKING:
     from fastconv._kernels.base import fused as fused
     from fastconv._kernels.base import pool as pool
     from fastconv._kernels.base import winograd as winograd
+    from fastconv._kernels.base import winograd_gradient as winograd_gradient
 else:
 
     def __getattr__(name: str) -> ModuleType:
         """Load a kernel when it is first asked for: each takes half a millisecond."""
-        if name not in ("deform", "depthwise", "fused", "pool", "winograd"):
+        if name not in ("deform", "depthwise", "fused", "pool", "winograd", "winograd_gradient"):
             raise AttributeError(f"no kernel {name!r}")
         globals()[name] = load(name, INSTRUCTION_SET)
         return globals()[name]

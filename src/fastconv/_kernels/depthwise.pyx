@@ -19,14 +19,16 @@ phase has taps of its own. A convolution has one phase.
 cimport numpy as cnp
 from cython cimport floating
 
+from fastconv._kernels.simd cimport (
+    ALIGNMENT, LANES_f32, LANES_f64, aligned, end_of, lanes_of, transpose,
+)
+
 cnp.import_array()
 
 cdef extern from "depthwise.h" nogil:
     enum:
         DEPTHWISE_ROWS
         DEPTHWISE_SUMS
-        LANES_f32
-        LANES_f64
     bint all_finite_f32(const float *, Py_ssize_t)
     bint all_finite_f64(const double *, Py_ssize_t)
     void copy_rows_f32(
@@ -59,12 +61,6 @@ cdef extern from "depthwise.h" nogil:
         Py_ssize_t, const Py_ssize_t *, Py_ssize_t, Py_ssize_t, double *)
     void add_lanes_f32(float *, const float *, Py_ssize_t)
     void add_lanes_f64(double *, const double *, Py_ssize_t)
-    void transpose_f32(
-        Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t,
-        const float *)
-    void transpose_f64(
-        Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t,
-        const double *)
 
 cdef enum:
     AXES = 3
@@ -72,7 +68,6 @@ cdef enum:
     SUM_STRETCH = 64  # rows whose products one register adds up, to bound the rounding
     PREFETCHED = 4096  # cells of a tile's rows that are prefetched whole
     PENDING = 128     # vectors that wait for their lanes to be added up
-    ALIGNMENT = 64    # bytes
 
 # What `_engines/planes.py` writes down as a row of integers, in this order; then what the places
 # in it refer to. A column is a list of taps along axis 1, which lie `height` rows of the scratch
@@ -149,13 +144,6 @@ cdef struct Cells:
 
 # --- both types -----------------------------------------------------------------------------------
 
-cdef inline Py_ssize_t lanes_of(const floating *_) noexcept nogil:
-    if floating is float:
-        return LANES_f32
-    else:
-        return LANES_f64
-
-
 cdef inline void copy_rows(
     floating *to, Py_ssize_t pitch, const floating *source, Py_ssize_t step, Py_ssize_t rows,
     Py_ssize_t n, const floating *end,
@@ -226,16 +214,6 @@ cdef inline void add_lanes(floating *to, const floating *sums, Py_ssize_t n) noe
         add_lanes_f32(to, sums, n)
     else:
         add_lanes_f64(to, sums, n)
-
-
-cdef inline void transpose(
-    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
-    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
-) noexcept nogil:
-    if floating is float:
-        transpose_f32(rows, columns, source, source_step, source_end, to, to_step, to_end)
-    else:
-        transpose_f64(rows, columns, source, source_step, source_end, to, to_step, to_end)
 
 
 cdef inline void zero(floating *to, Py_ssize_t n) noexcept nogil:
@@ -830,19 +808,6 @@ cdef void set_strides(const Sizes *z, cnp.ndarray array, Py_ssize_t *strides) no
             strides[2 + axis] = cnp.PyArray_STRIDE(array, <int> index) // item
         if axis == 2 and (index < 2 or cnp.PyArray_DIM(array, <int> index) == 1):
             strides[2 + axis] = 1
-
-
-cdef void *end_of(cnp.ndarray array) noexcept:
-    """Where an array that is one piece of memory ends; NULL for others."""
-    if cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_C_CONTIGUOUS):
-        return <char *> cnp.PyArray_DATA(array) + cnp.PyArray_NBYTES(array)
-    return NULL
-
-
-cdef void *aligned(cnp.ndarray space) noexcept:
-    """The first place in `space` where a vector crosses no line of the cache."""
-    cdef size_t place = <size_t> cnp.PyArray_DATA(space)
-    return <void *> ((place + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
 
 
 def convolve(

@@ -23,36 +23,20 @@ so a result's bits do not depend on the unit.
 cimport numpy as cnp
 from cython cimport floating
 
+from fastconv._kernels.simd cimport (
+    ALIGNMENT, FASTCONV_ROWS, FASTCONV_VECTORS, LANES_f32, LANES_f64, aligned, block_begin, copy,
+    end_of, lanes_of, set_strides, tile_f32, tile_f64, transpose,
+)
+
 cnp.import_array()
 
 cdef extern from "winograd.h" nogil:
-    enum:
-        FASTCONV_ROWS
-        FASTCONV_VECTORS
-        LANES_f32
-        LANES_f64
-    void copy_f32(float *, const float *, Py_ssize_t)
-    void copy_f64(double *, const double *, Py_ssize_t)
     void fetch_f32(const float *, Py_ssize_t, int)
     void fetch_f64(const double *, Py_ssize_t, int)
     void clear_f32(float *, Py_ssize_t)
     void clear_f64(double *, Py_ssize_t)
     float peak_f32(const float *, Py_ssize_t, float)
     double peak_f64(const double *, Py_ssize_t, double)
-    void transpose_f32(
-        Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t,
-        const float *)
-    void transpose_f64(
-        Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t,
-        const double *)
-    void tile_f32(
-        Py_ssize_t, Py_ssize_t, const float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
-        const float *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
-        Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t)
-    void tile_f64(
-        Py_ssize_t, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
-        const double *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
-        Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t)
     void transform_lines_f32(
         Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t, float *)
     void transform_lines_f64(
@@ -71,7 +55,6 @@ cdef extern from "winograd.h" nogil:
 cdef enum:
     MAX_TILES = 256    # of a unit
     MAX_LANES = 16
-    ALIGNMENT = 64     # bytes
     AHEAD = 2          # channels that are brought to the cache beforehand
 
 # What `_engines/winograd.py` writes down as a row of integers, in this order.
@@ -116,27 +99,6 @@ cdef struct Run:
     Py_ssize_t at             # the first one's place in the unit
 
 
-cdef inline Py_ssize_t block_begin(
-    Py_ssize_t size, Py_ssize_t blocks, Py_ssize_t block
-) noexcept nogil:
-    """Where a block begins, of `blocks` nearly equal ones."""
-    return size * block // blocks
-
-
-cdef inline Py_ssize_t lanes_of(const floating *_) noexcept nogil:
-    if floating is float:
-        return LANES_f32
-    else:
-        return LANES_f64
-
-
-cdef inline void copy(floating *to, const floating *source, Py_ssize_t n) noexcept nogil:
-    if floating is float:
-        copy_f32(to, source, n)
-    else:
-        copy_f64(to, source, n)
-
-
 cdef inline void clear(floating *to, Py_ssize_t n) noexcept nogil:
     if floating is float:
         clear_f32(to, n)
@@ -156,30 +118,6 @@ cdef inline floating peak(const floating *numbers, Py_ssize_t n, floating most) 
         return peak_f32(numbers, n, most)
     else:
         return peak_f64(numbers, n, most)
-
-
-cdef inline void transpose(
-    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
-    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
-) noexcept nogil:
-    """to[j * to_step + i] = source[i * source_step + j], any number of rows, the last first.
-
-    Up to a vector after each column of `to` is overwritten where that is below `to_end`.
-    """
-    cdef Py_ssize_t width = lanes_of(to)
-    cdef Py_ssize_t i = (rows - 1) // width * width
-    if source_step < 0:  # then the last row is not the one that the end must be far from
-        source_end = NULL
-    while i >= 0:
-        if floating is float:
-            transpose_f32(
-                min(width, rows - i), columns, source + i * source_step, source_step, source_end,
-                to + i, to_step, to_end)
-        else:
-            transpose_f64(
-                min(width, rows - i), columns, source + i * source_step, source_step, source_end,
-                to + i, to_step, to_end)
-        i -= width
 
 
 # --- x ------------------------------------------------------------------------------------------
@@ -543,29 +481,6 @@ cdef void convolve_unit(
 
 
 # --- what Python calls --------------------------------------------------------------------------
-
-cdef inline void set_strides(cnp.ndarray array, Py_ssize_t *strides) noexcept:
-    """The strides of an array, in elements."""
-    cdef int axis
-    for axis in range(cnp.PyArray_NDIM(array)):
-        strides[axis] = cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
-
-
-cdef inline void *end_of(cnp.ndarray array) noexcept:
-    """Where the last of an array's elements in memory ends."""
-    cdef char *end = <char *> cnp.PyArray_DATA(array) + cnp.PyArray_ITEMSIZE(array)
-    cdef int axis
-    for axis in range(cnp.PyArray_NDIM(array)):
-        end += max(<Py_ssize_t> 0, cnp.PyArray_STRIDE(array, axis)) * (
-            cnp.PyArray_DIM(array, axis) - 1)
-    return end
-
-
-cdef inline void *aligned(cnp.ndarray space) noexcept:
-    """The first place in `space` where a vector crosses no line of the cache."""
-    cdef size_t place = <size_t> cnp.PyArray_DATA(space)
-    return <void *> ((place + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
-
 
 cdef void pack_unit(
     const Sizes *z, Py_ssize_t unit, const floating *w, const floating *w_end,
