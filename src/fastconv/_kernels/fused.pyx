@@ -252,14 +252,20 @@ cdef inline void transpose_rows(
     Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
     const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
 ) noexcept nogil:
-    """The same for any number of rows. The last, after which zeros are written, go first."""
+    """The same for any number of rows. Those that zeros are written after go first."""
     cdef Py_ssize_t width = lanes_of(to)
-    cdef Py_ssize_t i = (rows - 1) // width * width
-    while i >= 0:
+    cdef Py_ssize_t rest = rows % width
+    cdef Py_ssize_t i = 0
+    rows -= rest
+    if rest:
         transpose(
-            min(width, rows - i), columns, source + i * source_step, source_step, source_end,
-            to + i, to_step, to_end)
-        i -= width
+            rest, columns, source + rows * source_step, source_step, source_end, to + rows,
+            to_step, to_end)
+    while i < rows:
+        transpose(
+            width, columns, source + i * source_step, source_step, source_end, to + i, to_step,
+            to_end)
+        i += width
 
 
 cdef inline bint all_finite(const floating *numbers, Py_ssize_t n) noexcept nogil:
