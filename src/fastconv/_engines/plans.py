@@ -20,6 +20,9 @@ from fastconv._validation import Array
 SCRATCH_BYTES = 2**20
 # The sums of panels that wait for their next block of taps.
 SUMS_BYTES = 2**19
+# The time of a tile's vector that is not from a panel, and of one that is copied there, in filters.
+DIRECT_TIME = 1.07
+PANEL_TIME = 4
 # The part of x and dout that a weights' gradient is summed over, before the next of dw is.
 GRADIENT_BYTES = 2**22
 # The same where filters are the lanes, and all of dw's sums wait in second-level cache beside it.
@@ -157,7 +160,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         panels,
         columns,
         not in_place,
-        not in_place and blocks == 1 and 2 * table.axes[-1].size >= lanes,
+        not in_place and _prefers_direct(table, lanes),
         cut.cells(boxes),
         scratch,
         panel,
@@ -330,6 +333,15 @@ def _gradient(
 def _head(table: Table, taps: int) -> list[int]:
     """The sizes that every kernel is told first."""
     return [len(table.axes), table.batch, table.groups, table.channels, table.filters, taps]
+
+
+def _prefers_direct(table: Table, lanes: int) -> bool:
+    """Whether tiles read the scratch, in whole vectors from each row, rather than a panel."""
+    row = table.axes[-1].size
+    if table.filters <= kernel.ROWS:  # the panel serves one tile
+        return 2 * row >= lanes
+    direct = DIRECT_TIME * table.filters * (-(-row // lanes) * lanes)
+    return direct < (table.filters + PANEL_TIME) * row
 
 
 def _prefers_dots(table: Table, lanes: int) -> bool:
