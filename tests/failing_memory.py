@@ -5,7 +5,9 @@ here is a copy of NumPy's own with the two functions that allocate replaced.
 """
 
 import ctypes
-from types import TracebackType
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Any
 
 from numpy._core import _multiarray_umath
 
@@ -108,3 +110,17 @@ _new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 NAME = ctypes.create_string_buffer(b"mem_handler")
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(NAME))
 CAPSULE = _new(ctypes.addressof(HANDLER), ctypes.cast(NAME, ctypes.c_char_p), None)
+
+
+def give_memory(
+    set_attribute: Callable[[ModuleType, str, Any], None],
+    engine: ModuleType,
+    allocate: Callable[..., Any],
+) -> None:
+    """Have an engine allocate so, each worker's scratch by itself."""
+    set_attribute(engine, "allocate", allocate)
+    set_attribute(
+        engine,
+        "scratches",
+        lambda workers, room, dtype: [allocate("", (room,), dtype) for _ in range(workers)],
+    )

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from cases import GENERAL
+from failing_memory import give_memory
 
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
@@ -201,7 +202,7 @@ def guard_scratch(engine: ModuleType, end: str) -> None:
         memory = Guarded(1 + math.prod(shape) * dtype.itemsize // PAGE)
         return memory.array(np.full(shape, 0 if zero else np.nan, dtype), end)
 
-    engine.allocate = allocate
+    give_memory(setattr, engine, allocate)
     engine.THREAD_WORK = 0
     for name, function in list(vars(engine).items()):
         setattr(engine, name, getattr(function, "__wrapped__", function))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from arrays import ODD, WRITABLE, assert_same_bits, plain
 from cases import CONV_CASES, DECONV_CASES, conv_cases, integer_array, parameters
+from failing_memory import give_memory
 from hypothesis import given, settings
 from test_fused import (
     DATA,
@@ -409,7 +410,7 @@ def test_plans_keep_the_promises(name, which, layout, dtype, monkeypatch):
         sizes.append(math.prod(shape) * dtype.itemsize)
         return np.empty(shape, dtype)
 
-    monkeypatch.setattr(depthwise, "allocate", allocate)
+    give_memory(monkeypatch.setattr, depthwise, allocate)
     monkeypatch.setattr(depthwise, "_is_by_channels", lambda _: layout == "NHWC")
     monkeypatch.setattr(depthwise, "spread", lambda step, *call: calls.append(call))
     forget_plans(monkeypatch)
@@ -447,7 +448,7 @@ def test_nothing_left_in_memory_reaches_a_result(dtype, build, monkeypatch):
     def allocate(_, shape, dtype, *, zero=False):
         return np.full(shape, 0 if zero else np.nan, dtype)
 
-    monkeypatch.setattr(depthwise, "allocate", allocate)
+    give_memory(monkeypatch.setattr, depthwise, allocate)
     for case in (*LAYERS, *UNFINISHED, *CASES[::7]):
         assert_as_caffe(case, dtype)
         assert_as_caffe(case, dtype, LAST)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from arrays import ODD, WRITABLE, assert_same_bits, plain
 from cases import conv_cases, integer_array, parameters
+from failing_memory import give_memory
 from hypothesis import given, settings
 
 import fastconv
@@ -500,7 +501,7 @@ def test_plans_keep_the_promises(name, which, dtype, monkeypatch):
         sizes.append(math.prod(shape) * dtype.itemsize)
         return np.empty(shape, dtype)
 
-    monkeypatch.setattr(fused, "allocate", allocate)
+    give_memory(monkeypatch.setattr, fused, allocate)
     monkeypatch.setattr(fused, "spread", lambda step, *call: calls.append(call))
     forget_plans(monkeypatch)
     start = time.process_time()
@@ -570,7 +571,7 @@ def test_nothing_left_in_memory_reaches_a_result(dtype, build, monkeypatch):
     def allocate(_, shape, dtype, *, zero=False):
         return np.full(shape, 0 if zero else np.nan, dtype)
 
-    monkeypatch.setattr(fused, "allocate", allocate)
+    give_memory(monkeypatch.setattr, fused, allocate)
     for case in (*LAYERS, *NON_FINITE):
         assert_as_caffe(case, dtype)
 

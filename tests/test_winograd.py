@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from arrays import assert_same_bits
 from cases import integer_array, parameters
-from failing_memory import FailingMemory
+from failing_memory import FailingMemory, give_memory
 from test_fused import Case, both_passes, channels_last, filters_last, inputs, normal
 
 import fastconv
@@ -309,9 +309,9 @@ def test_nothing_left_in_memory_reaches_a_result(dtype, m, build, monkeypatch):
     for case, packed in itertools.product((*LAYERS, *EDGES[::3]), (1, 10**9)):
         arrays = normal(case, dtype)
         monkeypatch.setattr(winograd, "PACKED_UNITS", packed)
-        monkeypatch.setattr(winograd, "allocate", allocate_memory)
+        give_memory(monkeypatch.setattr, winograd, allocate_memory)
         wanted = passes(*arrays, case)
-        monkeypatch.setattr(winograd, "allocate", allocate)
+        give_memory(monkeypatch.setattr, winograd, allocate)
         for got, target in zip(passes(*arrays, case), wanted, strict=True):
             assert_same_bits(got, target)
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 from arrays import assert_same_bits
-from failing_memory import FailingMemory
+from failing_memory import FailingMemory, give_memory
 from test_fused import Case, channels_last, filters_last, normal
 from test_winograd import DILATED, EDGES, HUGE, LAYERS, MATRICES, geometry, layers
 
@@ -181,7 +181,7 @@ def test_nothing_left_in_memory_reaches_a_result(dtype, build, monkeypatch):
         x, w, _, dout = normal(case, dtype)
         wanted = gradient(x, w, dout, case)
         with monkeypatch.context() as patch:
-            patch.setattr(winograd_gradient, "allocate", allocate)
+            give_memory(patch.setattr, winograd_gradient, allocate)
             assert_same_bits(gradient(x, w, dout, case), wanted)
 
 

@@ -27,6 +27,15 @@ def allocate(
         raise MemoryError(f"{name}: no memory for {size} bytes, shape {shape}, {dtype}") from None
 
 
+def scratches(workers: int, room: int, dtype: np.dtype[Any]) -> list[Array]:
+    """A scratch for each worker, of so many numbers.
+
+    They are one array: glibc keeps what was freed up to twice the size of the largest array so far,
+    so that several would be given back to the system, and memory anew costs 0.5 ms a MB.
+    """
+    return list(allocate("the scratch", (workers, room), dtype))
+
+
 def is_native(array: Array, dtype: np.dtype[Any]) -> bool:
     """Whether a kernel can read the array in place: dtype, byte order, alignment, whole strides."""
     if array.dtype is not dtype and array.dtype != dtype:

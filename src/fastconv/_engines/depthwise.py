@@ -19,7 +19,7 @@ from fastconv._engines import caffe, fused
 from fastconv._engines.planes import AXES, Plan, image_plan, weight_plan
 from fastconv._geometry import Geometry
 from fastconv._kernels import depthwise as kernel
-from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts
+from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -111,7 +111,7 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
     plan = _gradient_plan(geometry, dtype.itemsize, 1, by_channels)
     if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _gradient_plan(geometry, dtype.itemsize, threads, by_channels)
-    spaces = [allocate("the scratch", (plan.room,), dtype) for _ in range(plan.workers)]
+    spaces = scratches(plan.workers, plan.room, dtype)
     sums = dw
     if not dw.flags.c_contiguous:
         sums = allocate("the sums of the weights' gradient", dw.shape, dtype)
@@ -147,10 +147,10 @@ def _convolve(
     bias = None if b is None else as_contiguous(b, dtype)
     plan = _threaded_plan(geometry, transposed, images, out, workers)
     if plan.workers == 1 and plan.units <= plan.chunk:
-        space = allocate("the scratch", (plan.room,), dtype)
+        (space,) = scratches(1, plan.room, dtype)
         kernel.convolve(plan.sizes, images, weights, bias, out, space, 0, plan.units)
         return
-    spaces = [allocate("the scratch", (plan.room,), dtype) for _ in range(plan.workers)]
+    spaces = scratches(plan.workers, plan.room, dtype)
 
     def step(space: Array, begin: int, end: int) -> None:
         kernel.convolve(plan.sizes, images, weights, bias, out, space, begin, end)

@@ -26,7 +26,7 @@ from fastconv._engines.plans import (
 from fastconv._engines.taps import Phase, forward_table, gradient_tables, kernel_offsets
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
-from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts
+from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -77,12 +77,11 @@ def forward_room(
     """Allocate what `forward` needs for native images."""
     plan = _threaded_plan(geometry, images, dtype, workers)
     if plan.is_one_piece and kept is None:
-        space = allocate("the scratch", (plan.room + plan.weights,), dtype)
-        return Room([([], plan)], [], [space])
+        return Room([([], plan)], [], scratches(1, plan.room + plan.weights, dtype))
     packed = None if kept is None else kept.get((NAME, dtype))
     if packed is None:
         packed = allocate("the packed weights", (plan.weights,), dtype)
-    return Room([([], plan)], [packed], _spaces(plan.workers, plan.room, dtype))
+    return Room([([], plan)], [packed], scratches(plan.workers, plan.room, dtype))
 
 
 def workspace(
@@ -152,7 +151,7 @@ def backward_x_room(
     packed = [allocate("the packed weights", (plan.weights,), dtype) for _, plan in plans]
     threads = max((plan.workers for _, plan in plans), default=0)
     size = max((plan.room for _, plan in plans), default=0)
-    return Room(plans, packed, _spaces(threads, size, dtype))
+    return Room(plans, packed, scratches(threads, size, dtype))
 
 
 def backward_x(
@@ -205,7 +204,7 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
     if not dw.flags.c_contiguous:
         target = allocate("weight gradients", dw.shape, dtype)
         target[...] = dw  # goes on from what it holds, so that a batch may come in several calls
-    spaces = _spaces(plan.workers, plan.room, dtype)
+    spaces = scratches(plan.workers, plan.room, dtype)
     for part in parts(plan.passes, plan.pass_chunk):
 
         def step(space: Array, begin: int, end: int, part: slice = part) -> None:
@@ -320,10 +319,6 @@ def _threaded_plan(
 def _is_plain(images: Array) -> bool:
     """Whether each channel's cells are neighbours, in order."""
     return images.flags.c_contiguous or images[0, 0].flags.c_contiguous
-
-
-def _spaces(workers: int, room: int, dtype: np.dtype[Any]) -> list[Array]:
-    return [allocate("the scratch", (room,), dtype) for _ in range(workers)]
 
 
 def _pack(

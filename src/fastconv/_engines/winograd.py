@@ -27,10 +27,10 @@ import numpy as np
 
 from fastconv._engines import fused, winograd_gradient
 from fastconv._engines.limits import Limits
-from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, chunk_of, odd_lines
+from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, VECTOR_TIMES, chunk_of, odd_lines
 from fastconv._geometry import Geometry
 from fastconv._kernels import winograd as kernel
-from fastconv._memory import Kept, allocate, as_contiguous, as_native
+from fastconv._memory import Kept, allocate, as_contiguous, as_native, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -62,6 +62,8 @@ THREAD_WORK = 2**22
 # with so many filters; a result's filter as long as to be multiplied with so many channels.
 IMAGE_WORK = 64
 RESULT_WORK = 16
+# A weight as long to be transformed as to be multiplied with so many tiles.
+WEIGHT_WORK = 14
 # Weights that are packed in one call.
 PACK_SIZE = 2**20
 # Plans to remember.
@@ -329,32 +331,56 @@ class Cut(NamedTuple):
     @classmethod
     def of(cls, layer: Layer, itemsize: int, workers: int) -> "Cut":
         """Cut a layer into units for so many workers."""
-        points = (layer.m + 2) ** 2
+        lanes = kernel.lanes(itemsize)
+        vectors = -(-layer.batch * layer.tiles(layer.m) // lanes)
+        depth = -(-layer.channels // -(-layer.channels * itemsize // DEPTH_BYTES))
+        room = INPUT_BYTES // (depth * (layer.m + 2) ** 2 * itemsize * lanes)
+        most = max(1, min(room, kernel.TILES // lanes) // kernel.VECTORS) * kernel.VECTORS
+        if workers > 1:
+            cuts = [
+                cls.with_units(layer, itemsize, wide, parts)
+                for wide in {-(-vectors // -(-vectors // some)) for some in range(1, most + 1)}
+                for parts in range(1, SHARES * workers + 1)
+            ]
+            return min(cuts, key=lambda cut: (cut.time(layer, lanes, workers), cut))
+        # as many panels as there is room for, in units that are nearly alike
+        wide = -(-vectors // -(-vectors // most))
+        if vectors > most:
+            wide = -(-wide // kernel.VECTORS) * kernel.VECTORS
+        return cls.with_units(layer, itemsize, wide, 1)
+
+    @classmethod
+    def with_units(cls, layer: Layer, itemsize: int, wide: int, parts: int) -> "Cut":
+        """Units of so many vectors of tiles; parts of the filters may have to be more."""
+        points, lanes = (layer.m + 2) ** 2, kernel.lanes(itemsize)
         depths = -(-layer.channels * itemsize // DEPTH_BYTES)
         blocks = -(-layer.filters // kernel.ROWS)
         together = min(TOGETHER, blocks)
         turns = -(-blocks // together)
-
-        # as many panels as there is room for, in units that are nearly alike
-        lanes = kernel.lanes(itemsize)
-        vectors = -(-layer.batch * layer.tiles(layer.m) // lanes)
-        room = INPUT_BYTES // (-(-layer.channels // depths) * points * itemsize * lanes)
-        most = max(1, min(room, kernel.TILES // lanes) // kernel.VECTORS) * kernel.VECTORS
-        wide = -(-vectors // -(-vectors // most))
-        if vectors > most:
-            wide = -(-wide // kernel.VECTORS) * kernel.VECTORS
-        columns = -(-vectors // wide)
         panels = -(-wide // kernel.VECTORS)
         tiles, panel = wide * lanes, -(-wide // panels) * lanes
-
+        columns = -(-layer.batch * layer.tiles(layer.m) // tiles)
         work = points * layer.channels * layer.filters * tiles
         sums = panels * points * turns * together * odd_lines(kernel.ROWS * panel, itemsize)
-        parts = max(
-            -(-work // UNIT_WORK),
-            -(-sums * itemsize // SUM_BYTES) if depths > 1 else 1,
-            -(-SHARES * workers // (columns * layer.groups)) if workers > 1 else 1,
-        )
-        return cls(depths, blocks, together, turns, min(turns, parts), tiles, columns, panel)
+        least = max(-(-work // UNIT_WORK), -(-sums * itemsize // SUM_BYTES) if depths > 1 else 1)
+        parts = min(turns, max(parts, least))
+        return cls(depths, blocks, together, turns, parts, tiles, columns, panel)
+
+    def time(self, layer: Layer, lanes: int, workers: int) -> float:
+        """An estimate for so many workers, in multiply-adds of a point; one is late by half a unit.
+
+        Each part of the filters transforms the images again, each unit its weights.
+        """
+        filters = layer.filters / self.parts
+        weights = 0 if self.columns >= PACKED_UNITS else WEIGHT_WORK
+        slower = VECTOR_TIMES[self.panel // lanes]
+        products = layer.channels * slower + RESULT_WORK
+        tile = layer.channels * IMAGE_WORK + products * filters
+        tiles = -(-layer.batch * layer.tiles(layer.m) // lanes) * lanes
+        unit = self.tiles * tile + weights * layer.channels * filters
+        units = layer.groups * self.parts
+        busy = units * (tiles * tile + self.columns * weights * layer.channels * filters)
+        return busy / workers + unit / 2
 
 
 def _plans(
@@ -462,7 +488,7 @@ def _by_phases(
     plans = _plans(phases, dtype, workers, kept is not None)
     threads, room = max(plan.workers for plan in plans), max(plan.room for plan in plans)
     peaks = allocate("magnitudes", (threads, layer.batch + 1), dtype, zero=True)
-    spaces = [(allocate("the scratch", (room,), dtype), found) for found in peaks]
+    spaces = list(zip(scratches(threads, room, dtype), peaks, strict=True))
     packed: dict[int, Packed] = {}
     for plan in plans:
         if plan.weights and plan.m not in packed:

@@ -22,7 +22,7 @@ from fastconv._engines.plans import CALL_WORK, VECTOR_TIMES, odd_lines
 from fastconv._geometry import Geometry
 from fastconv._kernels import winograd as look
 from fastconv._kernels import winograd_gradient as kernel
-from fastconv._memory import allocate, as_native, parts
+from fastconv._memory import allocate, as_native, parts, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -72,7 +72,7 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
         plan = _plan(geometry._replace(batch=1), dtype, threads)
     images, gradients = as_native(x, dtype), as_native(dout, dtype)
     peaks = allocate("magnitudes", (plan.workers, len(x), 2), dtype, zero=True)
-    spaces = [(allocate("the scratch", (plan.room,), dtype), found) for found in peaks]
+    spaces = list(zip(scratches(plan.workers, plan.room, dtype), peaks, strict=True))
 
     failed: set[int] = set()
     looked = _looks_first(images, gradients, dw)
