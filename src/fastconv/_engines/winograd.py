@@ -369,18 +369,17 @@ class Cut(NamedTuple):
     def time(self, layer: Layer, lanes: int, workers: int) -> float:
         """An estimate for so many workers, in multiply-adds of a point; one is late by half a unit.
 
-        Each part of the filters transforms the images again, each unit its weights.
+        Each part of the filters transforms the images again, each unit its weights, or brings them
+        from memory.
         """
         filters = layer.filters / self.parts
-        weights = 0 if self.columns >= PACKED_UNITS else WEIGHT_WORK
+        weights = WEIGHT_WORK * layer.channels * filters
         slower = VECTOR_TIMES[self.panel // lanes]
         products = layer.channels * slower + RESULT_WORK
         tile = layer.channels * IMAGE_WORK + products * filters
         tiles = -(-layer.batch * layer.tiles(layer.m) // lanes) * lanes
-        unit = self.tiles * tile + weights * layer.channels * filters
-        units = layer.groups * self.parts
-        busy = units * (tiles * tile + self.columns * weights * layer.channels * filters)
-        return busy / workers + unit / 2
+        busy = layer.groups * self.parts * (tiles * tile + self.columns * weights)
+        return busy / workers + (self.tiles * tile + weights) / 2
 
 
 def _plans(
