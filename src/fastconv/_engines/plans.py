@@ -48,6 +48,8 @@ MAX_PANELS = 16
 # one AVX-512 core in float32, 0.8 s at the 5 G/s of an old one in float64.
 UNIT_WORK = 2**31
 CALL_WORK = 2**32
+# Fewer filters take as long: what they are multiplied with is loaded for them alone.
+LEAST_FILTERS = 4
 # A cell that is copied, or a result that is written, takes as long as so many multiply-adds.
 CELL_WORK = 128
 # Multiply-adds of a layer, and weights, which one call computes in all: 0.1 ms.
@@ -168,7 +170,8 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     units *= filter_parts
     threads = min(workers, units)
     cells = samples * table.channels * cut.cells(boxes)
-    per_unit = filters * taps * positions + CELL_WORK * (cells + filters * positions)
+    per_unit = max(filters, LEAST_FILTERS) * taps * positions
+    per_unit += CELL_WORK * (cells + filters * positions)
     return Plan(
         sizes=np.concatenate([np.array(sizes, np.intp), *tables]),
         dots=False,

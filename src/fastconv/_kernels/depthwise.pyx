@@ -20,7 +20,8 @@ cimport numpy as cnp
 from cython cimport floating
 
 from fastconv._kernels.simd cimport (
-    ALIGNMENT, LANES_f32, LANES_f64, aligned, end_of, lanes_of, transpose,
+    ALIGNMENT, LANES_f32, LANES_f64, aligned, all_finite_f32, all_finite_f64, end_of, lanes_of,
+    transpose,
 )
 
 cnp.import_array()
@@ -29,8 +30,6 @@ cdef extern from "depthwise.h" nogil:
     enum:
         DEPTHWISE_ROWS
         DEPTHWISE_SUMS
-    bint all_finite_f32(const float *, Py_ssize_t)
-    bint all_finite_f64(const double *, Py_ssize_t)
     void copy_rows_f32(
         float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *)
     void copy_rows_f64(

@@ -19,39 +19,28 @@ result's bits depend on nothing else.
 cimport numpy as cnp
 from cython cimport floating
 
+from fastconv._kernels.simd cimport (
+    ALIGNMENT, FASTCONV_ROWS, FASTCONV_VECTORS, LANES_f32, LANES_f64, aligned, all_finite,
+    block_begin, copy, end_of, lanes_of, set_strides, tile_f32, tile_f64, transpose,
+)
+
 cnp.import_array()
 
 cdef extern from "simd.h" nogil:
     enum:
-        FASTCONV_ROWS
         FASTCONV_NARROW_ROWS
-        FASTCONV_VECTORS
         FASTCONV_TAPS
         FASTCONV_COLUMNS
-        LANES_f32
-        LANES_f64
     ctypedef struct fastconv_run:
         Py_ssize_t at
         Py_ssize_t length
         Py_ssize_t column
-    bint all_finite_f32(const float *, Py_ssize_t)
-    bint all_finite_f64(const double *, Py_ssize_t)
-    void copy_f32(float *, const float *, Py_ssize_t)
-    void copy_f64(double *, const double *, Py_ssize_t)
     void fill_panel_f32(
         float *, Py_ssize_t, const float *, const Py_ssize_t *, Py_ssize_t, const fastconv_run *,
         Py_ssize_t, int)
     void fill_panel_f64(
         double *, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, const fastconv_run *,
         Py_ssize_t, int)
-    void tile_f32(
-        Py_ssize_t, Py_ssize_t, const float *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
-        const float *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
-        Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t)
-    void tile_f64(
-        Py_ssize_t, Py_ssize_t, const double *, const Py_ssize_t *, Py_ssize_t, Py_ssize_t,
-        const double *, const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *,
-        Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t)
     void dot_f32(
         Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, const float *,
         const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *, Py_ssize_t,
@@ -60,12 +49,6 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, const double *,
         const Py_ssize_t *, Py_ssize_t, const Py_ssize_t *, const Py_ssize_t *, Py_ssize_t,
         double *, Py_ssize_t)
-    void transpose_f32(
-        Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, const float *, float *, Py_ssize_t,
-        const float *)
-    void transpose_f64(
-        Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, const double *, double *, Py_ssize_t,
-        const double *)
 
 cdef enum:
     MAX_AXES = 65      # those of an array in NumPy, and the sample's
@@ -75,7 +58,6 @@ cdef enum:
     DOT_TAPS = 6
     DOT_RUNS = 64      # that are summed up at a time,
     DOT_POSITIONS = 4096  # of at most so many positions, to bound the rounding
-    ALIGNMENT = 64     # bytes
     # Results of so many filters are written one filter after the other, for a tile's own rows lie
     # on as many pages: 1.1 times as fast on 64 filters of 56x56.
     MANY_FILTERS = 32
@@ -230,57 +212,6 @@ cdef inline Py_ssize_t find_box(
 
 
 # --- the scratch --------------------------------------------------------------------------------
-
-cdef inline void copy(floating *to, const floating *source, Py_ssize_t n) noexcept nogil:
-    if floating is float:
-        copy_f32(to, source, n)
-    else:
-        copy_f64(to, source, n)
-
-
-cdef inline void transpose(
-    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
-    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
-) noexcept nogil:
-    if floating is float:
-        transpose_f32(rows, columns, source, source_step, source_end, to, to_step, to_end)
-    else:
-        transpose_f64(rows, columns, source, source_step, source_end, to, to_step, to_end)
-
-
-cdef inline void transpose_rows(
-    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
-    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
-) noexcept nogil:
-    """The same for any number of rows. Those that zeros are written after go first."""
-    cdef Py_ssize_t width = lanes_of(to)
-    cdef Py_ssize_t rest = rows % width
-    cdef Py_ssize_t i = 0
-    rows -= rest
-    if rest:
-        transpose(
-            rest, columns, source + rows * source_step, source_step, source_end, to + rows,
-            to_step, to_end)
-    while i < rows:
-        transpose(
-            width, columns, source + i * source_step, source_step, source_end, to + i, to_step,
-            to_end)
-        i += width
-
-
-cdef inline bint all_finite(const floating *numbers, Py_ssize_t n) noexcept nogil:
-    if floating is float:
-        return all_finite_f32(numbers, n)
-    else:
-        return all_finite_f64(numbers, n)
-
-
-cdef inline Py_ssize_t lanes_of(floating *_) noexcept nogil:
-    if floating is float:
-        return LANES_f32
-    else:
-        return LANES_f64
-
 
 cdef inline void copy_spaced(
     floating *to, const floating *source, Py_ssize_t step, Py_ssize_t n
@@ -457,11 +388,6 @@ cdef inline void dot(
             rows, taps, d, d_step, d_end, x, offsets, segments, d_at, x_at, run, sums, sums_step)
 
 
-cdef inline Py_ssize_t block_begin(Py_ssize_t size, Py_ssize_t blocks, Py_ssize_t b) noexcept nogil:
-    """Where block b begins, of `blocks` nearly equal ones."""
-    return b * (size // blocks) + min(b, size % blocks)
-
-
 cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t taps) noexcept nogil:
     """Blocks of taps: none has more than FASTCONV_TAPS, most three quarters of that."""
     return max(
@@ -519,7 +445,7 @@ cdef void store_woven(
             length -= lacks
         source = values + panel.targets[k].column
         to = out + panel.targets[k].at
-        transpose_rows(
+        transpose(
             z.woven, length, source, pitch, values_end, to, z.woven, <const floating *> NULL)
         if length < panel.targets[k].length:
             for j in range(z.ragged):
@@ -821,7 +747,7 @@ cdef bint pack_block(
             run = min(taps - k, tap_begin + tap_count - r)
             source = w + f * strides[0] + (r // taps) * strides[1]
             if in_line and strides[0] != 1:
-                transpose_rows(rows, run, source + k, strides[0], end, to, rows, to_end)
+                transpose(rows, run, source + k, strides[0], end, to, rows, to_end)
                 to += run * rows
                 r += run
             else:
@@ -930,26 +856,6 @@ cdef void sum_unit(
 
 
 # --- what Python calls --------------------------------------------------------------------------
-
-cdef inline void set_strides(cnp.ndarray array, Py_ssize_t *strides) noexcept:
-    """The strides of an array, in elements."""
-    cdef int axis
-    for axis in range(cnp.PyArray_NDIM(array)):
-        strides[axis] = cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)
-
-
-cdef inline void *end_of(cnp.ndarray array) noexcept:
-    """Where an array that is one piece of memory ends; NULL for others."""
-    if cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_C_CONTIGUOUS):
-        return <char *> cnp.PyArray_DATA(array) + cnp.PyArray_NBYTES(array)
-    return NULL
-
-
-cdef inline void *aligned(cnp.ndarray space) noexcept:
-    """The first place in `space` where a vector crosses no line of the cache."""
-    cdef size_t place = <size_t> cnp.PyArray_DATA(space)
-    return <void *> ((place + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
-
 
 cdef void convolve_units(
     const Sizes *z, cnp.ndarray x, void *packed, cnp.ndarray bias, cnp.ndarray out, void *space,

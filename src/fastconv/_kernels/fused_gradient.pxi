@@ -73,7 +73,7 @@ cdef void fill_channels(
             zero(to + i * pitch, channels)
         to += low * pitch
         if step == 1 and high > low:
-            transpose_rows(
+            transpose(
                 channels, high - low, source, strides[1], x_end, to, pitch,
                 scratch + z.image_room)
         elif strides[1] == 1:
@@ -124,7 +124,7 @@ cdef void fill_filters(
         run = next_run(walk, positions)
         source = dout + run.at
         if step == 1:
-            transpose_rows(rows, run.length, source, filter_step, end, to, pitch, to_end)
+            transpose(rows, run.length, source, filter_step, end, to, pitch, to_end)
         elif filter_step == 1:
             for j in range(run.length):
                 copy(to + j * pitch, source + j * step, rows)
@@ -183,10 +183,10 @@ cdef void exchange_sums(
         elif taps == 1:
             copy(row, <const floating *> place, t.lanes)
         elif finish:
-            transpose_rows(
+            transpose(
                 indices, t.lanes, <const floating *> row, tile, sums_end, place, taps, end)
         else:
-            transpose_rows(
+            transpose(
                 t.lanes, indices, <const floating *> place, taps, dw_end, row, tile, sums_end)
 
 
@@ -219,11 +219,11 @@ cdef void exchange_filters(
     dw += t.lane * z.channels * taps + t.index * together
     for _ in range(z.channels):
         if finish:
-            transpose_rows(
+            transpose(
                 indices, t.lanes, <const floating *> sums, step, sums_end, dw, z.channels * taps,
                 <const floating *> NULL)
         else:
-            transpose_rows(
+            transpose(
                 t.lanes, indices, <const floating *> dw, z.channels * taps, dw_end, sums, step,
                 sums_end)
         dw += taps

@@ -12,6 +12,8 @@ cdef extern from "simd.h" nogil:
         FASTCONV_VECTORS
         LANES_f32
         LANES_f64
+    bint all_finite_f32(const float *, Py_ssize_t)
+    bint all_finite_f64(const double *, Py_ssize_t)
     void copy_f32(float *, const float *, Py_ssize_t)
     void copy_f64(double *, const double *, Py_ssize_t)
     void transpose_f32(
@@ -54,28 +56,47 @@ cdef inline void copy(floating *to, const floating *source, Py_ssize_t n) noexce
         copy_f64(to, source, n)
 
 
+cdef inline bint all_finite(const floating *numbers, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        return all_finite_f32(numbers, n)
+    else:
+        return all_finite_f64(numbers, n)
+
+
+cdef inline void transpose_vector(
+    Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
+    const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
+) noexcept nogil:
+    """`transpose`, for the rows of a vector at most."""
+    if floating is float:
+        transpose_f32(rows, columns, source, source_step, source_end, to, to_step, to_end)
+    else:
+        transpose_f64(rows, columns, source, source_step, source_end, to, to_step, to_end)
+
+
 cdef inline void transpose(
     Py_ssize_t rows, Py_ssize_t columns, const floating *source, Py_ssize_t source_step,
     const floating *source_end, floating *to, Py_ssize_t to_step, const floating *to_end,
 ) noexcept nogil:
-    """to[j * to_step + i] = source[i * source_step + j], any number of rows, the last first.
+    """to[j * to_step + i] = source[i * source_step + j], any number of rows.
 
     Up to a vector after each column of `to` is overwritten where that is below `to_end`.
     """
     cdef Py_ssize_t width = lanes_of(to)
-    cdef Py_ssize_t i = (rows - 1) // width * width
+    cdef Py_ssize_t rest = rows % width
+    cdef Py_ssize_t i = 0
     if source_step < 0:  # then the last row is not the one that the end must be far from
         source_end = NULL
-    while i >= 0:
-        if floating is float:
-            transpose_f32(
-                min(width, rows - i), columns, source + i * source_step, source_step, source_end,
-                to + i, to_step, to_end)
-        else:
-            transpose_f64(
-                min(width, rows - i), columns, source + i * source_step, source_step, source_end,
-                to + i, to_step, to_end)
-        i -= width
+    rows -= rest
+    if rest:  # first, since they are those that zeros are written after
+        transpose_vector(
+            rest, columns, source + rows * source_step, source_step, source_end, to + rows,
+            to_step, to_end)
+    while i < rows:
+        transpose_vector(
+            width, columns, source + i * source_step, source_step, source_end, to + i, to_step,
+            to_end)
+        i += width
 
 
 cdef inline void set_strides(cnp.ndarray array, Py_ssize_t *strides) noexcept:
