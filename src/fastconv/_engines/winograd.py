@@ -337,10 +337,11 @@ class Cut(NamedTuple):
         room = INPUT_BYTES // (depth * (layer.m + 2) ** 2 * itemsize * lanes)
         most = max(1, min(room, kernel.TILES // lanes) // kernel.VECTORS) * kernel.VECTORS
         if workers > 1:
+            most_parts = min(SHARES * workers, -(-layer.filters // kernel.ROWS))
             cuts = [
                 cls.with_units(layer, itemsize, wide, parts)
                 for wide in {-(-vectors // -(-vectors // some)) for some in range(1, most + 1)}
-                for parts in range(1, SHARES * workers + 1)
+                for parts in range(1, most_parts + 1)
             ]
             return min(cuts, key=lambda cut: (cut.time(layer, lanes, workers), cut))
         # as many panels as there is room for, in units that are nearly alike
