@@ -53,6 +53,13 @@ def as_native(array: Array, dtype: np.dtype[Any]) -> Array:
     return array if is_native(array, dtype) else _copy(array, dtype)
 
 
+def as_native_call(
+    x: Array, w: Array, b: Array | None, dtype: np.dtype[Any]
+) -> tuple[Array, Array, Array | None]:
+    """Images and weights as they are where kernels can read them, and a contiguous bias."""
+    return as_native(x, dtype), as_native(w, dtype), None if b is None else as_contiguous(b, dtype)
+
+
 def as_contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """The array itself where it is native and C-contiguous, else a copy that is."""
     return array if array.flags.c_contiguous and is_native(array, dtype) else _copy(array, dtype)

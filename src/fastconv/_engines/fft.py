@@ -22,7 +22,7 @@ import numpy as np
 from fastconv._engines import fused
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
-from fastconv._memory import Kept, as_contiguous, as_native
+from fastconv._memory import Kept, as_native_call
 from fastconv._validation import Array
 
 NAME = "fft"
@@ -111,7 +111,7 @@ def forward(
     """
     if not out.size:
         return
-    images, weights, bias = _as_native(x, w, b, out.dtype)
+    images, weights, bias = as_native_call(x, w, b, out.dtype)
     overlap = _overlap()
     layer = overlap.Layer.forward(geometry)
     alone = geometry._replace(batch=1)
@@ -137,7 +137,7 @@ def backward_x(
     """
     if not dx.size:
         return
-    images, weights, bias = _as_native(dout, w, b, dx.dtype)
+    images, weights, bias = as_native_call(dout, w, b, dx.dtype)
     alone = geometry._replace(batch=1)
     room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
     overlap = _overlap()
@@ -154,12 +154,6 @@ def backward_x(
 
 backward_w = fused.backward_w
 backward_b = fused.backward_b
-
-
-def _as_native(
-    x: Array, w: Array, b: Array | None, dtype: np.dtype[Any]
-) -> tuple[Array, Array, Array | None]:
-    return as_native(x, dtype), as_native(w, dtype), None if b is None else as_contiguous(b, dtype)
 
 
 def _in_groups(geometry: Geometry, w: Array) -> Array:

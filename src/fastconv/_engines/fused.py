@@ -26,7 +26,7 @@ from fastconv._engines.plans import (
 from fastconv._engines.taps import Phase, forward_table, gradient_tables, kernel_offsets
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
-from fastconv._memory import Kept, allocate, as_contiguous, as_native, parts, scratches
+from fastconv._memory import Kept, allocate, as_native, as_native_call, parts, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -109,8 +109,7 @@ def forward(
     if not out.size:
         return
     dtype = out.dtype
-    images, weights = as_native(x, dtype), as_native(w, dtype)
-    bias = None if b is None else as_contiguous(b, dtype)
+    images, weights, bias = as_native_call(x, w, b, dtype)
     room = room or forward_room(geometry, images, dtype, workers, kept)
     ((_, plan),) = room.plans
     ready = None if kept is None else kept.get((NAME, dtype))
@@ -171,8 +170,7 @@ def backward_x(
     if not dx.size:
         return
     dtype = dx.dtype
-    images, weights = as_native(dout, dtype), as_native(w, dtype)
-    bias = None if b is None else as_contiguous(b, dtype)
+    images, weights, bias = as_native_call(dout, w, b, dtype)
     room = room or backward_x_room(geometry, images, dtype, workers)
     for (phases, plan), where in zip(room.plans, room.packed, strict=True):
         place = where

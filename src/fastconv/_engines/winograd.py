@@ -30,7 +30,7 @@ from fastconv._engines.limits import Limits
 from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, VECTOR_TIMES, chunk_of, odd_lines
 from fastconv._geometry import Geometry
 from fastconv._kernels import winograd as kernel
-from fastconv._memory import Kept, allocate, as_contiguous, as_native, scratches
+from fastconv._memory import Kept, allocate, as_contiguous, as_native_call, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
@@ -127,7 +127,7 @@ def forward(
     """``out (N, F, OH, OW)`` = the convolution of x (N, C, H, W) with w (F, C/group, 3, 3)."""
     if not out.size:
         return
-    images, weights, bias = _as_native(x, w, b, out.dtype)
+    images, weights, bias = as_native_call(x, w, b, out.dtype)
     alone = geometry._replace(batch=1)
     room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
     groups = _in_groups(geometry, weights)
@@ -145,7 +145,7 @@ def backward_x(
     """
     if not dx.size:
         return
-    images, weights, bias = _as_native(dout, w, b, dx.dtype)
+    images, weights, bias = as_native_call(dout, w, b, dx.dtype)
     if not math.isfinite(kernel.largest(as_contiguous(weights, dx.dtype))):
         fused.backward_x(geometry, images, weights, bias, dx, workers)
         return
@@ -450,12 +450,6 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
 
 
 # --- the parts --------------------------------------------------------------------------------
-
-
-def _as_native(
-    x: Array, w: Array, b: Array | None, dtype: np.dtype[Any]
-) -> tuple[Array, Array, Array | None]:
-    return as_native(x, dtype), as_native(w, dtype), None if b is None else as_contiguous(b, dtype)
 
 
 def _in_groups(geometry: Geometry, w: Array) -> Array:
