@@ -67,8 +67,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("layout", "workers"), [("NCHW", 1), ("NHWC", 2)])
 @pytest.mark.parametrize(("x_shape", "w_shape", "params"), CALLS)
 def test_workspace_is_what_a_call_allocates(x_shape, w_shape, params, workers, layout):
     x, w = np.ones(x_shape, np.float32), np.ones(w_shape, np.float32)
