@@ -1,5 +1,6 @@
 """The engine `fft`: its accuracy, the bits that it promises, what it leaves to other engines."""
 
+import functools
 import itertools
 import math
 import subprocess
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 from arrays import assert_same_bits
 from failing_memory import FailingMemory
-from test_fused import Case, backwards, both_passes, channels_last, filters_last, inputs, normal
+from test_fused import (
+    Case,
+    backwards,
+    both_passes,
+    channels_last,
+    filters_last,
+    inputs,
+    normal,
+    three_passes,
+)
 
 import fastconv
 from fastconv import reference
@@ -45,12 +55,7 @@ def cut(request, monkeypatch):
             monkeypatch.setattr(overlap, name, 1)
 
 
-def passes(x, w, b, dout, case, **keywords):
-    """Out and dx, and a transposed convolution with a bias."""
-    given = {"engine": "fft", **case.params, **keywords}
-    out, cache = fastconv.conv_forward(x, w, b, **given)
-    dx, _, _ = fastconv.conv_backward(dout, cache, propagate_down=(True, False, False))
-    return out, dx, fastconv.deconv(dout, w, np.arange(x.shape[1]).astype(x.dtype), **given)
+passes = functools.partial(three_passes, engine="fft")
 
 
 def passes_by_reference(x, w, b, dout, case):

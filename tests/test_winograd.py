@@ -3,6 +3,7 @@
 The matrices of its transforms stand here once more, in float64, for the bound of ACCURACY.md.
 """
 
+import functools
 import itertools
 import math
 
@@ -11,7 +12,7 @@ import pytest
 from arrays import assert_same_bits
 from cases import integer_array, parameters
 from failing_memory import FailingMemory, give_memory
-from test_fused import Case, both_passes, channels_last, filters_last, inputs, normal
+from test_fused import Case, both_passes, channels_last, filters_last, inputs, normal, three_passes
 
 import fastconv
 from fastconv import _kernels, reference
@@ -62,12 +63,7 @@ def m(request, monkeypatch):
     return request.param
 
 
-def passes(x, w, b, dout, case, **keywords):
-    """Out and dx, and a transposed convolution with a bias."""
-    given = {"engine": "winograd", **case.params, **keywords}
-    out, cache = fastconv.conv_forward(x, w, b, **given)
-    dx, _, _ = fastconv.conv_backward(dout, cache, propagate_down=(True, False, False))
-    return out, dx, fastconv.deconv(dout, w, np.arange(x.shape[1]).astype(x.dtype), **given)
+passes = functools.partial(three_passes, engine="winograd")
 
 
 # x (N, C, H, W) and w (F, C/group, 3, 3): results of all sizes about those of tiles and vectors.

@@ -114,8 +114,9 @@ def forward(
     images, weights, bias = as_native_call(x, w, b, out.dtype)
     overlap = _overlap()
     layer = overlap.Layer.forward(geometry)
-    alone = geometry._replace(batch=1)
-    room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
+    again = fused.by_samples(  # allocates before anything is written
+        geometry, fused.forward, fused.forward_room, images, weights, bias, out
+    )
     packed = None if kept is None else kept.get((NAME,))
     if packed is None or packed.cells != overlap.plan_of(layer).cells:
         packed = overlap.pack(layer, _in_groups(geometry, weights), workers)
@@ -125,7 +126,7 @@ def forward(
         fused.forward(geometry, images, weights, bias, out, workers, kept)
         return
     for n in overlap.convolve(layer, images, packed, bias, out, workers):
-        fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room=room)
+        again(n)
 
 
 def backward_x(
@@ -138,8 +139,9 @@ def backward_x(
     if not dx.size:
         return
     images, weights, bias = as_native_call(dout, w, b, dx.dtype)
-    alone = geometry._replace(batch=1)
-    room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
+    again = fused.by_samples(  # allocates before anything is written
+        geometry, fused.backward_x, fused.backward_x_room, images, weights, bias, dx
+    )
     overlap = _overlap()
     layer = overlap.Layer.backward(geometry)
     backwards: tuple[Any, ...] = (..., *(slice(None, None, -1),) * geometry.rank)
@@ -149,7 +151,7 @@ def backward_x(
         fused.backward_x(geometry, images, weights, bias, dx, workers)
         return
     for n in overlap.convolve(layer, images, packed, bias, dx, workers):
-        fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room=room)
+        again(n)
 
 
 backward_w = fused.backward_w

@@ -187,6 +187,28 @@ def backward_x(
         _convolve(plan, images, where, bias, dx, room.spaces)
 
 
+def by_samples(
+    geometry: Geometry,
+    step: Callable[..., None],
+    room_of: Callable[..., Room],
+    images: Array,
+    weights: Array,
+    bias: Array | None,
+    result: Array,
+) -> Callable[[int], None]:
+    """Allocate what computing single samples again needs, by `forward` or `backward_x`.
+
+    All arguments are native. Calls of what is returned, with a sample's number, allocate nothing.
+    """
+    alone = geometry._replace(batch=1)
+    room = room_of(alone, images[:1], result.dtype, 1)
+
+    def compute(n: int) -> None:
+        step(alone, images[n : n + 1], weights, bias, result[n : n + 1], 1, room=room)
+
+    return compute
+
+
 def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
     """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
     if not dout.size:

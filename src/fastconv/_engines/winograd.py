@@ -128,11 +128,12 @@ def forward(
     if not out.size:
         return
     images, weights, bias = as_native_call(x, w, b, out.dtype)
-    alone = geometry._replace(batch=1)
-    room = fused.forward_room(alone, images[:1], out.dtype, 1)  # before anything is written
+    again = fused.by_samples(  # allocates before anything is written
+        geometry, fused.forward, fused.forward_room, images, weights, bias, out
+    )
     groups = _in_groups(geometry, weights)
     for n in _by_phases(Layer.forward(geometry), images, groups, bias, out, workers, kept):
-        fused.forward(alone, images[n : n + 1], weights, bias, out[n : n + 1], 1, room=room)
+        again(n)
 
 
 def backward_x(
@@ -149,11 +150,12 @@ def backward_x(
     if not math.isfinite(kernel.largest(as_contiguous(weights, dx.dtype))):
         fused.backward_x(geometry, images, weights, bias, dx, workers)
         return
-    alone = geometry._replace(batch=1)
-    room = fused.backward_x_room(alone, images[:1], dx.dtype, 1)  # before anything is written
+    again = fused.by_samples(  # allocates before anything is written
+        geometry, fused.backward_x, fused.backward_x_room, images, weights, bias, dx
+    )
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
     for n in _by_phases(Layer.backward(geometry), images, turned, bias, dx, workers):
-        fused.backward_x(alone, images[n : n + 1], weights, bias, dx[n : n + 1], 1, room=room)
+        again(n)
 
 
 backward_w = winograd_gradient.backward_w
