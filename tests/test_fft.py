@@ -12,6 +12,7 @@ from arrays import assert_same_bits
 from failing_memory import FailingMemory
 from test_fused import (
     Case,
+    assert_extends_as_fused,
     backwards,
     both_passes,
     channels_last,
@@ -286,12 +287,7 @@ for size in (15, 51):
 
 
 def test_padding_that_is_not_zeros():
-    case = Case((2, 2, 19, 18), (3, 2, 15, 15))
-    x, w, _, _ = normal(case, np.float64)
-    for mode in ("reflect", "edge", "wrap"):
-        out = fastconv.conv(x, w, pad=7, pad_mode=mode, engine="fft")
-        wanted = fastconv.conv(x, w, pad=7, pad_mode=mode, engine="fused")
-        np.testing.assert_allclose(out, wanted, atol=1e-12)
+    assert_extends_as_fused("fft", Case((2, 2, 19, 18), (3, 2, 15, 15)), pad=7)
 
 
 # --- plans ------------------------------------------------------------------------------------

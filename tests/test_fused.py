@@ -94,6 +94,15 @@ def both_passes(x, w, b, dout, *, engine="fused", targets=(None,) * 4, **params)
     return out, *fastconv.conv_backward(dout, cache, dx=dx, dw=dw, db=db)
 
 
+def assert_extends_as_fused(engine, case, pad):
+    """Padding that is not zeros, in float64."""
+    x, w, _, _ = normal(case, np.float64)
+    for mode in ("reflect", "edge", "wrap"):
+        out = fastconv.conv(x, w, pad=pad, pad_mode=mode, engine=engine)
+        wanted = fastconv.conv(x, w, pad=pad, pad_mode=mode, engine="fused")
+        np.testing.assert_allclose(out, wanted, atol=1e-12)
+
+
 def out_shape(case):
     x, w = np.empty(case.x_shape), np.empty(case.w_shape)
     return fastconv.conv(x, w, engine="caffe", **case.params).shape

@@ -12,7 +12,16 @@ import pytest
 from arrays import assert_same_bits
 from cases import integer_array, parameters
 from failing_memory import FailingMemory, give_memory
-from test_fused import Case, both_passes, channels_last, filters_last, inputs, normal, three_passes
+from test_fused import (
+    Case,
+    assert_extends_as_fused,
+    both_passes,
+    channels_last,
+    filters_last,
+    inputs,
+    normal,
+    three_passes,
+)
 
 import fastconv
 from fastconv import _kernels, reference
@@ -478,12 +487,7 @@ def test_refused_by_name(case, reason):
 
 
 def test_padding_that_is_not_zeros():
-    case = Case((2, 16, 9, 8), (16, 16, 3, 3))
-    x, w, _, _ = normal(case, np.float64)
-    for mode in ("reflect", "edge", "wrap"):
-        out = fastconv.conv(x, w, pad=2, pad_mode=mode, engine="winograd")
-        wanted = fastconv.conv(x, w, pad=2, pad_mode=mode, engine="fused")
-        np.testing.assert_allclose(out, wanted, atol=1e-12)
+    assert_extends_as_fused("winograd", Case((2, 16, 9, 8), (16, 16, 3, 3)), pad=2)
 
 
 # --- plans ------------------------------------------------------------------------------------
