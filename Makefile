@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SANITIZED := .venv-sanitize
-EXTENSIONS := fastconv._im2col $(addprefix fastconv._kernels.base.,cpu deform depthwise fused pool winograd winograd_gradient)
+EXTENSIONS := fastconv._bell fastconv._im2col $(addprefix fastconv._kernels.base.,cpu deform depthwise fused pool winograd winograd_gradient)
 SOURCES := pyproject.toml setup.py MANIFEST.in $(shell find src/fastconv -name '*.py' -o -name '*.py[xi]' -o -name '*.px[di]' -o -name '*.h')
 
 .PHONY: help demo test lint bench sanitize clean

@@ -57,7 +57,7 @@ def extension(name: str, source: str, *more: str) -> Extension:
 kernels = sorted(path.stem for path in Path(KERNELS).glob("*.pyx"))
 modules = cythonize(
     [
-        extension("_im2col", "src/fastconv/_im2col.pyx"),
+        *(extension(name, f"src/fastconv/{name}.pyx") for name in ("_bell", "_im2col")),
         *(extension(f"_kernels.base.{name}", f"{KERNELS}/{name}.pyx") for name in kernels),
     ],
     build_dir="build/cython",

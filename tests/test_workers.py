@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from fastconv import _workers
+from fastconv._bell import Bell
 from fastconv._workers import spread
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork are POSIX")
 WAIT = 20  # seconds after which a thing that should have happened has not
+MILLISECOND = 1_000_000  # nanoseconds
 
 
 @pytest.fixture
@@ -234,6 +236,63 @@ def refuse(*_):
     raise RuntimeError("can't start new thread")
 
 
+# --- threads that stay awake ----------------------------------------------------------------------
+
+
+def test_a_bell_is_heard_by_all_that_listen():
+    bell, heard, listening = Bell(), [], threading.Barrier(4)
+
+    def listen():
+        listening.wait(timeout=WAIT)
+        heard.append(bell.listen(0, WAIT * 1000 * MILLISECOND, 0))
+
+    threads = [threading.Thread(target=listen) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    listening.wait(timeout=WAIT)
+    time.sleep(0.02)
+    assert not heard
+    bell.ring()
+    for thread in threads:
+        thread.join(timeout=WAIT)
+    assert heard == [True] * 3
+    assert bell.rings == 1
+
+
+def test_a_bell_that_rang_before_is_heard_at_once():
+    bell = Bell()
+    bell.ring()
+    assert bell.listen(0, WAIT * 1000 * MILLISECOND, 0)
+
+
+@pytest.mark.parametrize("time_", [-1, 0, 1, 20 * MILLISECOND])
+def test_listening_ends(time_):
+    bell = Bell()
+    bell.ring()
+    begin = time.monotonic_ns()
+    assert not bell.listen(1, time_, WAIT * 1000 * MILLISECOND)
+    assert time_ <= time.monotonic_ns() - begin < WAIT * 1000 * MILLISECOND
+
+
+def test_who_hears_a_ring_gives_the_ringer_time():
+    bell = Bell()
+    bell.ring()
+    begin = time.monotonic_ns()
+    assert bell.listen(0, 0, 20 * MILLISECOND) is False  # there is no time to hear it
+    assert time.monotonic_ns() - begin < 20 * MILLISECOND
+    assert bell.listen(0, 1, 20 * MILLISECOND)
+    assert time.monotonic_ns() - begin >= 20 * MILLISECOND
+
+
+@pytest.mark.parametrize("work", [MILLISECOND // 2, 20 * MILLISECOND])
+def test_helpers_fall_asleep(fresh, work):
+    spread(lambda *_: Bell().listen(0, work, 0), range(3), 3, 1)
+    time.sleep(0.02)
+    begin = time.process_time()
+    time.sleep(0.1)
+    assert time.process_time() - begin < 0.02
+
+
 # --- what is left ---------------------------------------------------------------------------------
 
 
@@ -338,6 +397,7 @@ def test_an_exception_with_one_space():
 CHILD = """
 import atexit, _thread, hashlib, os, random, signal, sys, threading, time
 from fastconv import _workers
+from fastconv._bell import Bell
 from fastconv._workers import spread
 
 def assert_parallel(threads):

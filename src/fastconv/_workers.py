@@ -8,11 +8,21 @@ import sys
 from _queue import SimpleQueue
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 from typing import Any, TypeAlias
 
+from fastconv._bell import Bell
 from fastconv._validation import as_int, show
 
 Step: TypeAlias = Callable[[Any, int, int], None]
+
+# Nanoseconds. A thread that has worked stays awake for as long as it has worked, PATIENCE at most,
+# and so does who waits for one that works: calls that follow each other find it awake, and on a
+# processor of its own. (OpenBLAS's stay awake for 2**26 cycles, some 30 ms.)
+PATIENCE = 2_000_000
+# From the ring for a share until the caller is in its kernel, and from the one for the share's end
+# until the helper listens again: as long as each holds the GIL.
+GRACE, END_GRACE = 15_000, 3_000
 
 
 # --- how many -------------------------------------------------------------------------------------
@@ -82,8 +92,8 @@ def spread(step: Step, spaces: Sequence[Any], units: int, chunk: int) -> None:
     in any thread (Ctrl-C among them), but those begun are waited for. When this function returns or
     raises, no thread is in a step, and none but the traceback holds a space.
 
-    A second thread adds 120 to 150 us to half the time of one, on two virtual cores where 75 to 100
-    of them are what waking it and being woken by it take (two threads and two bare locks).
+    A second thread adds 30 us to half the time of one if it worked less than PATIENCE ago, and 80
+    to 150 if it must be woken, on two virtual cores.
     """
     if len(spaces) == 1 or units <= chunk:
         space = spaces[0]
@@ -132,21 +142,24 @@ class _Share:
 
     Who takes `turn` decides: a helper, which keeps it for all its steps, or the caller at the end,
     which keeps it for good. It is re-entrant, so that the caller can try again after Ctrl-C without
-    knowing how far it came.
+    knowing how far it came. A caller that must wait listens for `ended` first.
     """
 
-    __slots__ = ("failure", "turn", "work")
+    __slots__ = ("begun", "ended", "failure", "turn", "work")
 
     def __init__(self, step: Step, space: Any, pieces: deque[int], units: int, chunk: int) -> None:
         self.turn = _thread.RLock()
         self.work: tuple[Step, Any, deque[int], int, int] | None
         self.work = step, space, pieces, units, chunk
         self.failure: BaseException | None = None
+        self.begun = False
+        self.ended = Bell()
 
     def run(self) -> None:
         """Do the work, in a helper, unless the caller has ended it."""
         # What has ended has no work, though to the thread that ended it `turn` stays open.
         if self.work and self.turn.acquire(blocking=False):
+            self.begun = True
             try:
                 _work(*self.work)
             except BaseException as error:
@@ -154,9 +167,12 @@ class _Share:
                 self.work[2].clear()
             finally:
                 self.turn.release()
+                self.ended.ring()
 
     def end(self) -> None:
         """See that no helper begins the work, or wait for the one that has."""
+        if self.begun:
+            self.ended.listen(0, PATIENCE, END_GRACE)
         self.turn.acquire()
         self.work = None
 
@@ -164,12 +180,15 @@ class _Share:
 class _Helpers:
     """Threads that run the shares of any call; an idle one holds nothing and keeps nothing alive.
 
+    `bell` rings for shares, since one that sleeps in the queue takes long to wake.
+
     Not a ThreadPoolExecutor: at exit that refuses work and waits for its threads. Nor
     threading.Thread, which waits until a new thread runs, and that may never be.
     """
 
     def __init__(self) -> None:
         self.shares: SimpleQueue[_Share] = SimpleQueue()
+        self.bell = Bell()
         self.idle: deque[None] = deque()  # an item for each thread that waits for a share
         self.threads = 0
         self.starting = _thread.allocate_lock()
@@ -181,6 +200,7 @@ class _Helpers:
             self._start(missing, max(_processors() - 1, len(shares)))
         for share in shares:
             self.shares.put(share)
+        self.bell.ring()
 
     def _start(self, count: int, limit: int) -> None:
         """Start `count` threads, or as many as there may be."""
@@ -196,11 +216,17 @@ class _Helpers:
                     return
 
     def _serve(self) -> None:
+        patience = 0
         while True:
             self.idle.append(None)
+            heard = self.bell.rings
+            if self.shares.empty():
+                self.bell.listen(heard, patience, GRACE)
             share = self.shares.get()
             self.idle.pop()
+            begin = perf_counter_ns()
             share.run()
+            patience = min(perf_counter_ns() - begin, PATIENCE)
 
 
 _helpers = _Helpers()
