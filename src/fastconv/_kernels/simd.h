@@ -56,7 +56,7 @@ typedef struct {
 /* Without inlining and unrolling the same is loaded and stored, and the sanitizers' build takes a
  * sixth of the time to compile. */
 #ifdef __GNUC__
-#define FASTCONV_APART static __attribute__((noinline))
+#define FASTCONV_APART static __attribute__((noinline, unused))
 #define FASTCONV_PREFETCH(place) __builtin_prefetch(place)
 #ifdef __SANITIZE_ADDRESS__
 #define FASTCONV_INLINE static __attribute__((unused))
