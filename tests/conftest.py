@@ -6,7 +6,7 @@ import os
 import pytest
 
 from fastconv import _kernels, _pooling, _sampling
-from fastconv._engines import depthwise, fused, planes, plans
+from fastconv._engines import depthwise, fused, lanes, planes, plans
 
 # Modules whose tests compare what convolutions compute. test_fused.py chooses builds itself;
 # test_kernels.py shows that pools and deformable samples have the same bits in all of them.
@@ -15,6 +15,7 @@ USERS = [
     (depthwise, "kernel", "depthwise"),
     (planes, "kernel", "depthwise"),
     (fused, "kernel", "fused"),
+    (lanes, "kernel", "fused"),
     (plans, "kernel", "fused"),
     (_pooling, "pool", "pool"),
     (_sampling, "deform", "deform"),

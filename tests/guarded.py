@@ -26,7 +26,7 @@ from failing_memory import give_memory
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
-from fastconv._engines import depthwise, fused, planes, plans, winograd, winograd_gradient
+from fastconv._engines import depthwise, fused, lanes, planes, plans, winograd, winograd_gradient
 from fastconv._geometry import conv_geometry, window_geometry
 
 PAGE = mmap.PAGESIZE
@@ -218,7 +218,8 @@ def check_fused(end: str, dtype: type) -> int:
     cases = 0
     for size, kernel, stride, pad, dilation, channels, filters in fused_cases():
         build = _kernels.load("fused", choose.choice(_kernels.RUNNABLE))
-        fused.kernel = plans.kernel = build
+        fused.kernel = lanes.kernel = plans.kernel = build
+        lanes.LEAST_FILTERS, lanes.MOST_LANES = choose.choice(((32, 1.2), (0, 99)))
         cut, group = choose.randrange(2), choose.choice((1, 2))
         plans.SCRATCH_BYTES, plans.SUMS_BYTES = ((2**21, 2**19), (2**10, 2**9))[cut]
         plans.SMALL_WORK, plans.GRADIENT_CHANNELS = ((2**22, 256), (0, 1))[cut]
@@ -299,6 +300,7 @@ def fused_cases():
         ((6, 18), (1, 1), 33, 20),
         ((3, 4, 5), (2, 3, 2), 45, 10),
         ((31, 33), (3, 3), 2, 3),
+        ((7, 13), (3, 2), 3, 35),
     ) * 3:
         for stride, before, dilation in itertools.product((1, 2), (0, 1), (1, 2)):
             steps, pad, dilations = ((v,) * len(size) for v in (stride, before, dilation))

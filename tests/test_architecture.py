@@ -37,6 +37,7 @@ LAYERS = [
     ["fastconv._engines.overlap"],
     ["fastconv._engines.limits"],
     ["fastconv._engines.caffe"],
+    ["fastconv._engines.lanes"],
     ["fastconv._engines.plans"],
     ["fastconv._engines.planes"],
     ["fastconv._engines.taps"],

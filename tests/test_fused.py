@@ -20,7 +20,7 @@ from hypothesis import given, settings
 
 import fastconv
 from fastconv import _kernels, reference
-from fastconv._engines import fused, plans
+from fastconv._engines import fused, lanes, plans
 from fastconv._geometry import conv_geometry
 
 DTYPES = [np.float32, np.float64]
@@ -38,7 +38,7 @@ def forget_plans(monkeypatch):
 def build(request, monkeypatch):
     """Each build of the kernels that this machine can run, in turn."""
     kernel = _kernels.load("fused", request.param)
-    for module in (fused, plans):
+    for module in (fused, lanes, plans):
         monkeypatch.setattr(module, "kernel", kernel)
     forget_plans(monkeypatch)
     return kernel
@@ -322,6 +322,7 @@ LAYERS = [
     Case((2, 5, 6, 7, 9), (7, 5, 2, 3, 2), stride=(1, 2, 1), pad=1),
     Case((3, 3, 61, 59), (40, 3, 7, 7), stride=2, pad=3),  # dw with filters as lanes
     Case((3, 40, 13, 30), (17, 40, 4, 4), stride=(2, 3), pad=1),
+    Case((4, 6, 23, 37), (96, 3, 3, 4), stride=2, pad=1, group=2),
 ]
 layers = pytest.mark.parametrize("case", LAYERS, ids=lambda case: "x".join(map(str, case.x_shape)))
 
@@ -392,6 +393,28 @@ def test_with_filters_as_lanes_every_tail_equals_caffe(limits, dtype, build, mon
         for case in itertools.islice(cases(build, np.dtype(dtype).itemsize), 0, None, 4):
             assert_as_caffe(case, dtype)
             assert_as_caffe(case, dtype, (channels_last,) * 6)
+
+
+def lane_cases(kernel, itemsize):
+    """All parameters and tails of positions, with more filters than a vector has numbers."""
+    choose = random.Random(4)
+    width = kernel.lanes(itemsize)
+    for case in (*tail_cases(kernel, itemsize), *shape_cases(kernel, itemsize)):
+        filters = case.group * choose.randint(width + 1, max(5 * width, 7))
+        yield case._replace(w_shape=(filters, *case.w_shape[1:]))
+
+
+@pytest.mark.sanitize
+@both_types
+@pytest.mark.parametrize("limits", [{}, SMALL_LIMITS], ids=["whole", "cut"])
+def test_convolution_with_filters_as_lanes_equals_caffe(limits, dtype, build, monkeypatch):
+    set_limits(monkeypatch, **limits)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    monkeypatch.setattr(fused, "prefers_lanes", lambda *_: True)
+    for case in itertools.islice(lane_cases(build, np.dtype(dtype).itemsize), 0, None, 5):
+        assert_as_caffe(case, dtype)
+        assert_as_caffe(case, dtype, (channels_last, filters_last, backwards) * 2)
+        assert_as_caffe(case, dtype, (backwards, *[channels_last] * 5))
 
 
 ODD_CASE = LAYERS[3]
@@ -549,6 +572,7 @@ NON_FINITE = [
     Case((2, 3, 40), (4, 3, 3), pad=((5, 0),), dilation=2),
     Case((1, 2, 3, 4, 20), (3, 2, 2, 2, 3), pad=1, stride=(1, 2, 1)),
     Case((2, 8, 9, 9), (8, 1, 3, 3), pad=1, group=8),
+    Case((2, 3, 9, 11), (42, 3, 3, 3), stride=2, pad=1),
 ]
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastconv._engines import caffe
+from fastconv._engines.lanes import lanes_plan, prefers_lanes
 from fastconv._engines.plans import (
     CALL_WORK,
     Plan,
@@ -289,6 +290,8 @@ def _remembered(function: Callable[..., Result]) -> Callable[..., Result]:
 @_remembered
 def _forward_plan(geometry: Geometry, itemsize: int, workers: int, plain: bool) -> Plan:
     table = forward_table(geometry)
+    if prefers_lanes(table, itemsize):
+        return lanes_plan(table, itemsize, workers)
     in_place = plain and all(axis.is_plain for axis in table.axes)
     return convolution_plan(table, itemsize, workers, in_place=in_place)
 

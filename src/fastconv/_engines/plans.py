@@ -147,12 +147,11 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     filters = min(table.filters, -(-blocks // filter_parts) * kernel.ROWS)
     panels = max(1, min(MAX_PANELS, sums // filters))
 
-    scratch = 0 if in_place else _whole_lines(samples * table.channels * cut.cells(boxes) + columns)
-    panel = _whole_lines((kernel.TAPS + 1) * columns)
+    scratch = 0 if in_place else whole_lines(samples * table.channels * cut.cells(boxes) + columns)
+    panel = whole_lines((kernel.TAPS + 1) * columns)
     layouts = cut.layouts(boxes)
     tables = layout_tables(table, boxes, layouts)
-    sizes = [
-        *_head(table, table.kernel),
+    rest = [
         len(table.phases),
         table.woven,
         table.ragged,
@@ -166,6 +165,8 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         cut.cells(boxes),
         scratch,
         panel,
+        0,
+        0,
     ]
     units *= filter_parts
     threads = min(workers, units)
@@ -173,17 +174,17 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     per_unit = max(filters, LEAST_FILTERS) * taps * positions
     per_unit += CELL_WORK * (cells + filters * positions)
     return Plan(
-        sizes=np.concatenate([np.array(sizes, np.intp), *tables]),
+        sizes=np.concatenate([np.array([*head(table, table.kernel), *rest], np.intp), *tables]),
         dots=False,
         units=units,
         chunk=chunk_of(units, threads, CALL_WORK // max(1, per_unit)),
         room=scratch
         + panel
-        + _whole_lines(filters * panels * columns * table.woven)
+        + whole_lines(filters * panels * columns * table.woven)
         + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
-        phases=[np.array(_head(table, phase.kernel), np.intp) for phase in table.phases],
+        phases=[np.array([*head(table, phase.kernel), *rest], np.intp) for phase in table.phases],
         weights=table.groups * table.filters * taps,
         blocks=table.groups * blocks,
         block_chunk=max(
@@ -227,14 +228,14 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
     if lanes.merged:
         tables[1] = tables[1][:: lanes.merged]
     pitch = lanes.pitch if lanes.merged or lanes.by_filters else part_lanes
-    room = _whole_lines(samples * cells * pitch + lanes.columns)
+    room = whole_lines(samples * cells * pitch + lanes.columns)
     filters = -(-filter_blocks // filter_parts) * lanes.filters
-    gradient = _whole_lines(filters * positions * samples + lanes.columns) if lanes.packs else 0
+    gradient = whole_lines(filters * positions * samples + lanes.columns) if lanes.packs else 0
     tile = lanes.rows * lanes.columns  # of one kernel index
     indices = min(lanes.taps, max(1, SUMS_BYTES // (tile * itemsize)))
     together = min(filter_blocks, max(1, TILE_SUMS_BYTES // (tile * indices * itemsize)))
     sizes = [
-        *_head(table, lanes.taps),
+        *head(table, lanes.taps),
         lanes.merged,
         lanes.by_filters,
         samples,
@@ -273,11 +274,11 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
     blocks = -(-table.filters // DOT_ROWS)
     parts = min(blocks, -(-workers // table.groups))
     filters = -(-table.filters // parts)
-    scratch = _whole_lines(samples * table.channels * cut.cells(boxes) + lanes)
-    copies = 0 if in_place else _whole_lines(filters * positions)
+    scratch = whole_lines(samples * table.channels * cut.cells(boxes) + lanes)
+    copies = 0 if in_place else whole_lines(filters * positions)
     tables = layout_tables(table, boxes, cut.layouts(boxes))
     sizes = [
-        *_head(table, table.kernel),
+        *head(table, table.kernel),
         len(table.phases),
         table.woven,
         table.ragged,
@@ -291,6 +292,8 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
         cut.cells(boxes),
         scratch,
         copies,
+        0,
+        0,
     ]
     return _gradient(
         table,
@@ -333,7 +336,7 @@ def _gradient(
 # --- the parts --------------------------------------------------------------------------------
 
 
-def _head(table: Table, taps: int) -> list[int]:
+def head(table: Table, taps: int) -> list[int]:
     """The sizes that every kernel is told first."""
     return [len(table.axes), table.batch, table.groups, table.channels, table.filters, taps]
 
@@ -397,7 +400,7 @@ class _Cut(NamedTuple):
             return alone.time(with_box(number, box), 1)
 
         for number, axis in enumerate(self.table.axes):
-            boxes[number] = _largest(axis.size, functools.partial(fits, number))
+            boxes[number] = largest(axis.size, functools.partial(fits, number))
             pieces = -(-axis.size // boxes[number])
             if pieces > 1:
                 finer = sorted({-(-axis.size // (pieces + more)) for more in range(6)})
@@ -585,7 +588,7 @@ def _gradient_boxes(table: Table, lanes: _Lanes, limit: int) -> list[int]:
         return cells * lanes.pitch + math.prod(boxes) * filters <= limit
 
     for number, axis in enumerate(table.axes):
-        boxes[number] = _largest(axis.size, functools.partial(fits, number))
+        boxes[number] = largest(axis.size, functools.partial(fits, number))
     return boxes
 
 
@@ -615,13 +618,13 @@ def _gradient_parts(table: Table, lanes: _Lanes, wanted: int, passes: int) -> tu
     return filter_parts, other_parts
 
 
-def _largest(size: int, fits: Callable[[int], bool]) -> int:
+def largest(size: int, fits: Callable[[int], bool]) -> int:
     """The box of `size` in nearly equal pieces, as few as make it fit; 1 if none does."""
     pieces = 1 + bisect.bisect_left(range(1, size), True, key=lambda n: fits(-(-size // n)))
     return -(-size // pieces)
 
 
-def _whole_lines(numbers: int) -> int:
+def whole_lines(numbers: int) -> int:
     """So many numbers or a few more, so that what follows begins a line of the cache."""
     return -(-numbers // kernel.ALIGNED) * kernel.ALIGNED
 

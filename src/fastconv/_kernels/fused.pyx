@@ -12,6 +12,8 @@ or a box of one sample's positions, and some filters::
     any strides   zeros around,       NR positions of      rows of weights times
                   by stride phase     some taps            the panel, in registers
 
+Where filters are the lanes, there is no panel: fused_lanes.pxi.
+
 A sum is taken over blocks of FASTCONV_TAPS taps, in order, whatever the unit and the tile: so a
 result's bits depend on nothing else.
 """
@@ -86,12 +88,14 @@ cdef struct Sizes:
     Py_ssize_t boxes          # that the positions of a sample are cut into
     Py_ssize_t parts          # that the filters are cut into
     Py_ssize_t panels         # that are computed before the next block of taps
-    Py_ssize_t columns        # of a panel, whole vectors
+    Py_ssize_t columns        # of a panel, whole vectors; where filters are lanes, of a band
     Py_ssize_t copied         # whether there is a scratch; else x itself is one
     Py_ssize_t direct         # whether tiles read the scratch itself, without a panel
     Py_ssize_t cells          # of one channel of the scratch
     Py_ssize_t scratch_room   # parts of the space: numbers in the scratch,
     Py_ssize_t panel_room     # and in the panel
+    Py_ssize_t hop            # where filters are lanes: cells from one position to the next, else 0
+    Py_ssize_t pitch          # there: from one filter's results to the next one's
 
 cdef struct Axis:
     Py_ssize_t size           # output positions
@@ -394,6 +398,22 @@ cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t taps) noexcept nogil:
         <Py_ssize_t> 1, (taps + FASTCONV_TAPS // 2 - 1) // (FASTCONV_TAPS // 4 * 3))
 
 
+cdef inline void list_offsets(
+    const Py_ssize_t *kernel, Py_ssize_t taps, Py_ssize_t channel_pitch, Py_ssize_t begin,
+    Py_ssize_t count, Py_ssize_t *offsets,
+) noexcept nogil:
+    """The offsets of some taps, from those of a channel."""
+    cdef Py_ssize_t channel = (begin // taps) * channel_pitch
+    cdef Py_ssize_t k = begin % taps
+    cdef Py_ssize_t j
+    for j in range(count):
+        offsets[j] = channel + kernel[k]
+        k += 1
+        if k == taps:
+            k = 0
+            channel += channel_pitch
+
+
 cdef inline Py_ssize_t length_of(
     const Panel *panel, Py_ssize_t k, Py_ssize_t shorter
 ) noexcept nogil:
@@ -526,8 +546,8 @@ cdef void multiply_panels(
     cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
     cdef Py_ssize_t tap_blocks = tap_blocks_of(taps)
     cdef Py_ssize_t first_filter = block_begin(z.filters, blocks, part_begin)
-    cdef Py_ssize_t p, j, k, channel, tap_block, together, first_panel, end_panel, tap_begin
-    cdef Py_ssize_t tap_count, block, f, rows, vectors, out_pitch
+    cdef Py_ssize_t p, tap_block, together, first_panel, end_panel, tap_begin, tap_count, block, f
+    cdef Py_ssize_t rows, vectors, out_pitch
     cdef const floating *sliver
     cdef const floating *start
     cdef floating *to
@@ -536,14 +556,7 @@ cdef void multiply_panels(
         tap_begin = block_begin(taps, tap_blocks, tap_block)
         tap_count = block_begin(taps, tap_blocks, tap_block + 1) - tap_begin
         is_last = tap_begin + tap_count == taps
-        channel = (tap_begin // phase.kernel) * channel_pitch
-        k = tap_begin % phase.kernel
-        for j in range(tap_count):
-            offsets[j] = channel + kernel[k]
-            k += 1
-            if k == phase.kernel:
-                k = 0
-                channel += channel_pitch
+        list_offsets(kernel, phase.kernel, channel_pitch, tap_begin, tap_count, offsets)
         # as many panels as fit the room of one with the most taps
         together = max(<Py_ssize_t> 1, FASTCONV_TAPS // 4 * 3 // tap_count)
         first_panel = 0
@@ -615,6 +628,17 @@ cdef void store_filters(
         sums += rows * count * z.columns
 
 
+cdef inline Py_ssize_t filter_blocks(const Sizes *z, Py_ssize_t width) noexcept nogil:
+    """Blocks of filters, of a tile each: of rows, or where filters are lanes, of vectors."""
+    cdef Py_ssize_t vectors = (z.filters + width - 1) // width
+    if not z.hop:
+        return (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    return vectors // 2 if vectors % 2 == 0 else (vectors + 2) // 3
+
+
+include "fused_lanes.pxi"
+
+
 cdef void convolve_unit(
     const Sizes *z, Py_ssize_t unit, const floating *x, const Py_ssize_t *x_strides,
     const floating *weights, const floating *bias, floating *out, const Py_ssize_t *out_strides,
@@ -632,8 +656,8 @@ cdef void convolve_unit(
     cdef Py_ssize_t count[MAX_AXES]
     cdef Panel panels[MAX_PANELS]
     cdef Walk source, target
-    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
     cdef Py_ssize_t width = lanes_of(space)
+    cdef Py_ssize_t blocks = filter_blocks(z, width)
     cdef Py_ssize_t row_step = out_strides[1]
     cdef Py_ssize_t last = z.rank - 1
     cdef Py_ssize_t part, box, group, axis, positions, left, listed, channel_pitch, samples
@@ -664,6 +688,11 @@ cdef void convolve_unit(
     positions = samples * find_box(axes, z.rank, box, begin, count)
     scratch = image
     channel_pitch = x_strides[1]
+    if z.hop:
+        convolve_lanes(
+            z, axes, kernel, firsts, begin, count, samples, part_begin, part_end, image, x_strides,
+            weights + group * lanes_size(z, width), bias, out, out_strides, space)
+        return
     if z.copied:
         fill_scratch(z, axes, firsts, begin, count, image, x_strides, samples, space)
         scratch = space
@@ -717,15 +746,16 @@ cdef void convolve_unit(
 
 cdef bint pack_block(
     const floating *w, const Py_ssize_t *strides, const Py_ssize_t *kernel, const floating *end,
-    const Sizes *z, Py_ssize_t f, Py_ssize_t rows, floating *packed,
+    const Sizes *z, Py_ssize_t f, Py_ssize_t rows, Py_ssize_t pitch, floating *packed,
 ) noexcept nogil:
     """packed[block of taps][f .. f + rows][tap][row] = w, for one group; whether all are finite.
 
-    strides are those of filters and channels, `kernel` the offset of each kernel index.
+    strides are those of filters and channels, `kernel` the offset of each kernel index. Where
+    filters are lanes, taps are one block, and rows followed by zeros: `pitch` numbers a tap.
     """
     cdef Py_ssize_t taps = z.kernel
     cdef Py_ssize_t total = z.channels * taps
-    cdef Py_ssize_t tap_blocks = tap_blocks_of(total)
+    cdef Py_ssize_t tap_blocks = 1 if z.hop else tap_blocks_of(total)
     cdef Py_ssize_t tap_block, tap_begin, tap_count, r, i, k, run
     cdef bint in_line = True  # kernel indices are neighbours, in order
     cdef bint finite = True
@@ -740,23 +770,24 @@ cdef bint pack_block(
         tap_begin = block_begin(total, tap_blocks, tap_block)
         tap_count = block_begin(total, tap_blocks, tap_block + 1) - tap_begin
         to = packed + tap_begin * z.filters + f * tap_count
-        to_end = to + tap_count * rows
+        to_end = to + tap_count * pitch
         r = tap_begin
         while r < tap_begin + tap_count:
             k = r % taps
             run = min(taps - k, tap_begin + tap_count - r)
             source = w + f * strides[0] + (r // taps) * strides[1]
             if in_line and strides[0] != 1:
-                transpose(rows, run, source + k, strides[0], end, to, rows, to_end)
-                to += run * rows
+                transpose(rows, run, source + k, strides[0], end, to, pitch, to_end)
+                to += run * pitch
                 r += run
             else:
                 source += k if in_line else kernel[k]
                 for i in range(rows):
                     to[i] = source[i * strides[0]]
-                to += rows
+                zero(to + rows, pitch - rows)
+                to += pitch
                 r += 1
-        finite = finite and all_finite(to_end - tap_count * rows, tap_count * rows)
+        finite = finite and all_finite(to_end - tap_count * pitch, tap_count * pitch)
     return finite
 
 
@@ -857,6 +888,11 @@ cdef void sum_unit(
 
 # --- what Python calls --------------------------------------------------------------------------
 
+cdef inline void *place_of(const Sizes *z, cnp.ndarray packed) noexcept:
+    """Where packed weights begin: those that are lanes, at a line of the cache."""
+    return aligned(packed) if z.hop else cnp.PyArray_DATA(packed)
+
+
 cdef void convolve_units(
     const Sizes *z, cnp.ndarray x, void *packed, cnp.ndarray bias, cnp.ndarray out, void *space,
     Py_ssize_t begin, Py_ssize_t end,
@@ -895,27 +931,36 @@ cdef bint pack_blocks(
     cdef void *source = cnp.PyArray_DATA(w)
     cdef bint single = cnp.PyArray_TYPE(w) == cnp.NPY_FLOAT32
     cdef bint finite = True
-    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t width = LANES_f32 if single else LANES_f64
+    cdef Py_ssize_t blocks = filter_blocks(z, width)
     cdef Py_ssize_t size = z.filters * z.channels * z.kernel
     cdef void *w_end = end_of(w)
-    cdef Py_ssize_t unit, f, rows, group
+    cdef Py_ssize_t unit, f, rows, pitch, group, vectors
     strides[0] = cnp.PyArray_STRIDE(w, 0) // item
     strides[1] = cnp.PyArray_STRIDE(w, 1) // item
     if transposed:
         strides[0], strides[1] = strides[1], strides[0]
+    if z.hop:
+        size = lanes_size(z, width)
     with nogil:
         for unit in range(begin, end):
             group = unit // blocks
             f = block_begin(z.filters, blocks, unit % blocks)
             rows = block_begin(z.filters, blocks, unit % blocks + 1) - f
+            pitch = rows
+            if z.hop:
+                vectors = (z.filters + width - 1) // width
+                f = block_begin(vectors, blocks, unit % blocks) * width
+                pitch = block_begin(vectors, blocks, unit % blocks + 1) * width - f
+                rows = min(pitch, z.filters - f)
             if single:
                 finite &= pack_block(
                     <const float *> source + group * group_step, strides, places,
-                    <const float *> w_end, z, f, rows, <float *> packed + group * size)
+                    <const float *> w_end, z, f, rows, pitch, <float *> packed + group * size)
             else:
                 finite &= pack_block(
                     <const double *> source + group * group_step, strides, places,
-                    <const double *> w_end, z, f, rows, <double *> packed + group * size)
+                    <const double *> w_end, z, f, rows, pitch, <double *> packed + group * size)
     return finite
 
 
@@ -930,7 +975,7 @@ def pack(
     """
     return pack_blocks(
         <const Sizes *> cnp.PyArray_DATA(sizes), w, <const Py_ssize_t *> cnp.PyArray_DATA(offsets),
-        cnp.PyArray_DATA(packed), transposed, begin, end)
+        place_of(<const Sizes *> cnp.PyArray_DATA(sizes), packed), transposed, begin, end)
 
 
 def convolve(
@@ -939,9 +984,9 @@ def convolve(
     Py_ssize_t begin, Py_ssize_t end,
 ):
     """Compute units begin .. end of out (N, F, *O) from x (N, C, *S) and packed weights."""
+    cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)
     convolve_units(
-        <const Sizes *> cnp.PyArray_DATA(sizes), x, cnp.PyArray_DATA(weights), bias, out,
-        aligned(space), begin, end)
+        z, x, place_of(z, weights), bias, out, aligned(space), begin, end)
 
 
 def convolve_at_once(
@@ -1042,6 +1087,7 @@ def bias_gradient(
 # Of this build: rows and vectors of a tile, rows of one that is four vectors wide, taps of a panel.
 ROWS, VECTORS, NARROW_ROWS = FASTCONV_ROWS, FASTCONV_VECTORS, FASTCONV_NARROW_ROWS
 TAPS = FASTCONV_TAPS
+BAND = MAX_BAND  # positions of a band, at most
 SUM_UNIT = SUM_FILTERS  # filters whose biases are summed up together
 ALIGNED = ALIGNMENT  # bytes; a space is longer by one less than these
 

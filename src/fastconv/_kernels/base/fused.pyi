@@ -10,6 +10,7 @@ ROWS: int
 VECTORS: int
 NARROW_ROWS: int
 TAPS: int
+BAND: int
 SUM_UNIT: int
 ALIGNED: int
 

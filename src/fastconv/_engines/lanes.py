@@ -1,0 +1,155 @@
+"""How the engine `fused` cuts a convolution whose filters are the lanes. Sizes only, no data.
+
+The rows of a tile are positions, whose numbers are read from the scratch one by one, so they may
+lie a stride apart: no line is split by phase, and no panel is made. Results come as
+[position][filter], and are transposed on the way out.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastconv._engines import plans
+from fastconv._engines.plans import Plan, chunk_of, head, largest, odd_lines, whole_lines
+from fastconv._engines.taps import Segments, Table, layout_tables
+from fastconv._kernels import fused as kernel
+
+# With fewer filters the results take too long, and with more lanes, as a part of them, the sums.
+LEAST_FILTERS = 32
+MOST_LANES = 1.2
+
+
+def prefers_lanes(table: Table, itemsize: int) -> bool:
+    """Whether this is the faster form of a convolution, which has one phase.
+
+    It is where positions are a stride apart, if what lies between is read too.
+    """
+    last = table.axes[-1]
+    vectors = _vectors(table, itemsize)
+    return (
+        vectors > 1
+        and 1 < last.step <= last.one_segment(1).length
+        and table.filters >= LEAST_FILTERS
+        and vectors * kernel.lanes(itemsize) <= MOST_LANES * table.filters
+    )
+
+
+def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
+    """Plan a convolution of one phase, with more filters than a vector has numbers."""
+    vectors = _vectors(table, itemsize)
+    tile_vectors = 3 if vectors % 2 else 2  # at most, as in the kernel
+    tile = tile_vectors * kernel.lanes(itemsize)
+    blocks = -(-vectors // tile_vectors)
+    lanes = vectors * kernel.lanes(itemsize)
+    taps = table.channels * table.kernel
+    limit = plans.SCRATCH_BYTES // itemsize
+    wanted = plans.SHARES * workers if workers > 1 else 1
+    boxes = _boxes(table, limit, tile, wanted)
+    layouts = _layouts(table, boxes)
+    cells = math.prod(layout.cells for layout in layouts)
+    count = _count(table, boxes)
+    samples = 1
+    if count == 1:
+        most = limit // (table.channels * cells)
+        samples = max(1, min(table.batch, most, table.batch * table.groups // wanted))
+    positions = samples * math.prod(boxes)
+    units = table.groups * -(-table.batch // samples) * count
+    filter_parts = min(
+        blocks,
+        max(
+            -(-(lanes * taps * positions) // plans.UNIT_WORK),
+            min(-(-wanted // units), plans.SHARES),
+        ),
+    )
+    units *= filter_parts
+    threads = min(workers, units)
+
+    band = max(1, min(kernel.BAND, positions, plans.SUMS_BYTES // (tile * itemsize)))
+    band = band // boxes[-1] * boxes[-1] or band
+    pitch = odd_lines(band, itemsize)
+    scratch = whole_lines(samples * table.channels * cells)
+    rows = whole_lines(lanes + tile * pitch)
+    sizes = [
+        *head(table, table.kernel),
+        len(table.phases),
+        table.woven,
+        table.ragged,
+        samples,
+        count,
+        filter_parts,
+        1,
+        band,
+        True,
+        False,
+        cells,
+        scratch,
+        rows,
+        table.axes[-1].step,
+        pitch,
+    ]
+    per_unit = -(-blocks // filter_parts) * tile * positions * (taps + plans.CELL_WORK)
+    per_unit += plans.CELL_WORK * samples * table.channels * cells
+    weights = table.groups * lanes * taps
+    return Plan(
+        sizes=np.concatenate([np.array(sizes, np.intp), *layout_tables(table, boxes, layouts)]),
+        dots=False,
+        units=units,
+        chunk=chunk_of(units, threads, plans.CALL_WORK // per_unit),
+        room=scratch + rows + tile * band + kernel.ALIGNED // itemsize,
+        workers=threads,
+        work=table.work,
+        weights=weights + kernel.ALIGNED // itemsize,
+        blocks=table.groups * blocks,
+        block_chunk=max(
+            1,
+            min(
+                plans.PACK_SIZE // (taps * tile),
+                -(-table.groups * blocks // (plans.SHARES * threads)),
+            ),
+        ),
+        is_one_piece=table.work <= plans.SMALL_WORK and weights <= plans.SMALL_WORK,
+    )
+
+
+def _vectors(table: Table, itemsize: int) -> int:
+    """Vectors that the filters of a group fill."""
+    return -(-table.filters // kernel.lanes(itemsize))
+
+
+def _layouts(table: Table, boxes: Sequence[int]) -> list[Segments]:
+    """As those of other forms, but all of a line is one segment."""
+    *outer, last = table.axes
+    along = [axis.segments(box) for axis, box in zip(outer, boxes[:-1], strict=True)]
+    return [*along, last.one_segment(boxes[-1])]
+
+
+def _count(table: Table, boxes: Sequence[int]) -> int:
+    """Boxes of a sample."""
+    return math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
+
+
+def _boxes(table: Table, limit: int, tile: int, wanted: int) -> list[int]:
+    """The largest box of positions whose scratch, and a tile's work, stay in the limits.
+
+    It is smaller where there would be too few units to share.
+    """
+    boxes = [axis.size for axis in table.axes]
+
+    def fits(number: int, box: int) -> bool:
+        boxes[number] = box
+        cells = math.prod(layout.cells for layout in _layouts(table, boxes))
+        positions = math.prod(boxes)
+        return (
+            table.channels * cells <= limit
+            and tile * table.channels * table.kernel * positions <= plans.UNIT_WORK
+            and (
+                table.groups * table.batch * _count(table, boxes) >= wanted
+                or positions <= kernel.BAND
+            )
+        )
+
+    for number, axis in enumerate(table.axes):
+        boxes[number] = largest(axis.size, functools.partial(fits, number))
+    return boxes
