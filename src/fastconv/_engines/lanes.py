@@ -39,9 +39,8 @@ def prefers_lanes(table: Table, itemsize: int) -> bool:
 def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
     """Plan a convolution of one phase, with more filters than a vector has numbers."""
     vectors = _vectors(table, itemsize)
-    tile_vectors = 3 if vectors % 2 else 2  # at most, as in the kernel
-    tile = tile_vectors * kernel.lanes(itemsize)
-    blocks = -(-vectors // tile_vectors)
+    blocks = -(-vectors // kernel.LANE_VECTORS)
+    tile = -(-vectors // blocks) * kernel.lanes(itemsize)
     lanes = vectors * kernel.lanes(itemsize)
     taps = table.channels * table.kernel
     limit = plans.SCRATCH_BYTES // itemsize

@@ -630,10 +630,8 @@ cdef void store_filters(
 
 cdef inline Py_ssize_t filter_blocks(const Sizes *z, Py_ssize_t width) noexcept nogil:
     """Blocks of filters, of a tile each: of rows, or where filters are lanes, of vectors."""
-    cdef Py_ssize_t vectors = (z.filters + width - 1) // width
-    if not z.hop:
-        return (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
-    return vectors // 2 if vectors % 2 == 0 else (vectors + 2) // 3
+    cdef Py_ssize_t rows = FASTCONV_LANE_VECTORS * width if z.hop else <Py_ssize_t> FASTCONV_ROWS
+    return (z.filters + rows - 1) // rows
 
 
 include "fused_lanes.pxi"
@@ -1087,7 +1085,8 @@ def bias_gradient(
 # Of this build: rows and vectors of a tile, rows of one that is four vectors wide, taps of a panel.
 ROWS, VECTORS, NARROW_ROWS = FASTCONV_ROWS, FASTCONV_VECTORS, FASTCONV_NARROW_ROWS
 TAPS = FASTCONV_TAPS
-BAND = MAX_BAND  # positions of a band, at most
+# Where filters are lanes: vectors of a tile, and positions whose sums are kept, at most.
+LANE_VECTORS, BAND = FASTCONV_LANE_VECTORS, MAX_BAND
 SUM_UNIT = SUM_FILTERS  # filters whose biases are summed up together
 ALIGNED = ALIGNMENT  # bytes; a space is longer by one less than these
 

@@ -3,8 +3,8 @@
 
 cdef extern from "fused_lanes.h" nogil:
     enum:
-        FASTCONV_PAIR_ROWS
-        FASTCONV_TRIPLE_ROWS
+        FASTCONV_LANE_VECTORS
+    Py_ssize_t lane_rows_f32(Py_ssize_t)
     void lane_tile_f32(
         Py_ssize_t, Py_ssize_t, const float *, const float *, Py_ssize_t, const Py_ssize_t *,
         Py_ssize_t, int, const float *, float *, const float *, Py_ssize_t, Py_ssize_t)
@@ -158,7 +158,7 @@ cdef void convolve_lanes(
     cdef Py_ssize_t vectors = (z.filters + width - 1) // width
     cdef Py_ssize_t blocks = filter_blocks(z, width)
     cdef Py_ssize_t taps = z.channels * z.kernel
-    cdef Py_ssize_t tile_rows = FASTCONV_TRIPLE_ROWS if vectors % 2 else FASTCONV_PAIR_ROWS
+    cdef Py_ssize_t tile_rows = lane_rows_f32((vectors + blocks - 1) // blocks)  # for both types
     cdef Py_ssize_t last = z.rank - 1
     cdef Py_ssize_t positions = samples
     cdef Py_ssize_t axis, block, first, some

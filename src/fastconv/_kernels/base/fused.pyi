@@ -10,6 +10,7 @@ ROWS: int
 VECTORS: int
 NARROW_ROWS: int
 TAPS: int
+LANE_VECTORS: int
 BAND: int
 SUM_UNIT: int
 ALIGNED: int
