@@ -322,6 +322,8 @@ LAYERS = [
     Case((2, 5, 6, 7, 9), (7, 5, 2, 3, 2), stride=(1, 2, 1), pad=1),
     Case((3, 3, 61, 59), (40, 3, 7, 7), stride=2, pad=3),  # dw with filters as lanes
     Case((3, 40, 13, 30), (17, 40, 4, 4), stride=(2, 3), pad=1),
+    Case((5, 48, 17, 9), (80, 48, 3, 7), pad=(1, 3)),  # filters, and channels of dx, as lanes
+    Case((3, 64, 30, 30), (20, 64, 1, 1)),  # dw with four vectors a tile
     Case((4, 6, 23, 37), (96, 3, 3, 4), stride=2, pad=1, group=2),
 ]
 layers = pytest.mark.parametrize("case", LAYERS, ids=lambda case: "x".join(map(str, case.x_shape)))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastconv._engines import caffe
-from fastconv._engines.lanes import lanes_plan, prefers_lanes
+from fastconv._engines.lanes import lanes_plan, prefers_lanes, serves_lanes
 from fastconv._engines.plans import (
     CALL_WORK,
     Plan,
@@ -24,7 +24,7 @@ from fastconv._engines.plans import (
     convolution_plan,
     gradient_plan,
 )
-from fastconv._engines.taps import Phase, forward_table, gradient_tables, kernel_offsets
+from fastconv._engines.taps import Phase, Table, forward_table, gradient_tables, kernel_offsets
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
 from fastconv._memory import Kept, allocate, as_native, as_native_call, parts, scratches
@@ -289,23 +289,24 @@ def _remembered(function: Callable[..., Result]) -> Callable[..., Result]:
 
 @_remembered
 def _forward_plan(geometry: Geometry, itemsize: int, workers: int, plain: bool) -> Plan:
-    table = forward_table(geometry)
-    if prefers_lanes(table, itemsize):
-        return lanes_plan(table, itemsize, workers)
-    in_place = plain and all(axis.is_plain for axis in table.axes)
-    return convolution_plan(table, itemsize, workers, in_place=in_place)
+    return _table_plan(forward_table(geometry), itemsize, workers, plain)
 
 
 @_remembered
 def _phase_plans(
     geometry: Geometry, itemsize: int, workers: int, plain: bool
 ) -> list[tuple[list[Phase], Plan]]:
-    plans = []
-    for table in gradient_tables(geometry):
-        in_place = plain and all(axis.is_plain for axis in table.axes)
-        plan = convolution_plan(table, itemsize, workers, in_place=in_place)
-        plans.append((table.phases, plan))
-    return plans
+    return [
+        (table.phases, _table_plan(table, itemsize, workers, plain))
+        for table in gradient_tables(geometry)
+    ]
+
+
+def _table_plan(table: Table, itemsize: int, workers: int, plain: bool) -> Plan:
+    if serves_lanes(table, itemsize) and prefers_lanes(table, itemsize):
+        return lanes_plan(table, itemsize, workers)
+    in_place = plain and all(axis.is_plain for axis in table.axes)
+    return convolution_plan(table, itemsize, workers, in_place=in_place)
 
 
 @_remembered

@@ -19,25 +19,34 @@ from fastconv._kernels import fused as kernel
 # With fewer filters the results take too long, and with more lanes, as a part of them, the sums.
 LEAST_FILTERS = 32
 MOST_LANES = 1.2
+# Where positions are neighbours: sums so long that the results take little beside them, of kernels
+# too long for the engine `winograd`.
+LONG_SUM = 1000
+LONG_KERNEL = 4
+
+
+def serves_lanes(table: Table, itemsize: int) -> bool:
+    """Whether this form can compute it: one phase, more filters than a vector has numbers."""
+    return _vectors(table, itemsize) > 1 and len(table.phases) == 1 and set(table.strides) == {1}
 
 
 def prefers_lanes(table: Table, itemsize: int) -> bool:
-    """Whether this is the faster form of a convolution, which has one phase.
+    """Whether it is the faster form; never by the size of an image.
 
-    It is where positions are a stride apart, if what lies between is read too.
+    It is where positions are a stride apart, if what lies between is read too, and for long sums
+    over neighbours.
     """
     last = table.axes[-1]
-    vectors = _vectors(table, itemsize)
-    return (
-        vectors > 1
-        and 1 < last.step <= last.one_segment(1).length
-        and table.filters >= LEAST_FILTERS
-        and vectors * kernel.lanes(itemsize) <= MOST_LANES * table.filters
-    )
+    if last.step == 1:
+        gains = table.channels * table.kernel >= LONG_SUM and len(last.starts) >= LONG_KERNEL
+    else:
+        gains = last.step <= last.one_segment(1).length
+    lanes = _vectors(table, itemsize) * kernel.lanes(itemsize)
+    return gains and table.filters >= LEAST_FILTERS and lanes <= MOST_LANES * table.filters
 
 
 def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
-    """Plan a convolution of one phase, with more filters than a vector has numbers."""
+    """Plan a convolution that this form serves."""
     vectors = _vectors(table, itemsize)
     blocks = -(-vectors // kernel.LANE_VECTORS)
     tile = -(-vectors // blocks) * kernel.lanes(itemsize)
@@ -99,6 +108,7 @@ def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
         room=scratch + rows + tile * band + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
+        phases=[np.array(sizes, np.intp)],
         weights=weights + kernel.ALIGNED // itemsize,
         blocks=table.groups * blocks,
         block_chunk=max(

@@ -28,8 +28,9 @@ GRADIENT_BYTES = 2**22
 # The same where filters are the lanes, and all of dw's sums wait in second-level cache beside it.
 FILTERS_BYTES = 2**20
 FILTERS_SUMS = 2**15  # of a kernel index
-# From so many kernel indices on, each of which reads all of dout, it is transposed beforehand; else
-# tiles take rows that lie apart, in pieces twice as long (0.7 of the time on 64 channels of 1x1).
+# From so many kernel indices on, each of which reads all of dout, it is transposed beforehand, as
+# where its rows are not contiguous; else tiles take rows that lie apart, in pieces twice as long
+# (0.7 of the time on 64 channels of 1x1).
 PACKED_INDICES = 3
 # The sums of some tiles of a weights' gradient, which share first-level cache with what they read.
 TILE_SUMS_BYTES = 2**14
@@ -230,7 +231,11 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
     pitch = lanes.pitch if lanes.merged or lanes.by_filters else part_lanes
     room = whole_lines(samples * cells * pitch + lanes.columns)
     filters = -(-filter_blocks // filter_parts) * lanes.filters
-    gradient = whole_lines(filters * positions * samples + lanes.columns) if lanes.packs else 0
+    if not lanes.by_filters:
+        filters = min(filters, table.filters)
+    gradient = 0
+    if lanes.packs or not in_place:
+        gradient = whole_lines(filters * positions * samples + lanes.columns)
     tile = lanes.rows * lanes.columns  # of one kernel index
     indices = min(lanes.taps, max(1, SUMS_BYTES // (tile * itemsize)))
     together = min(filter_blocks, max(1, TILE_SUMS_BYTES // (tile * indices * itemsize)))
@@ -243,6 +248,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         filter_parts,
         other_parts,
         lanes.columns,
+        lanes.rows,
         lanes.row_blocks,
         last.step // layouts[-1].step,
         kernel.TAPS if lanes.packs else 2 * kernel.TAPS,
@@ -360,7 +366,7 @@ def _prefers_dots(table: Table, lanes: int) -> bool:
         cycles = TILE_CYCLES * tiles.time(table, lanes)
     else:
         vectors = tiles.blocks * tiles.columns // lanes
-        blocks = -(-table.filters // kernel.ROWS)
+        blocks = -(-table.filters // tiles.rows)
         cycles = max(LATENCY, TILE_CYCLES * vectors * table.filters / blocks) * blocks * tiles.taps
     sums = table.filters * table.channels * table.kernel
     return sums <= DOT_SUMS and DOT_CYCLES * sums / lanes < cycles
@@ -505,11 +511,11 @@ class _Lanes(NamedTuple):
     @property
     def filters(self) -> int:
         """Filters of a tile."""
-        return self.columns if self.by_filters else kernel.ROWS
+        return self.columns if self.by_filters else self.rows
 
     @property
     def packs(self) -> bool:
-        """Whether dout is transposed beforehand."""
+        """Whether dout is transposed beforehand in any layout."""
         return self.by_filters or self.taps >= PACKED_INDICES
 
     @classmethod
@@ -531,13 +537,15 @@ class _Lanes(NamedTuple):
             merged = len(starts) if used[1] > used[0] else 0
         lanes = together if merged else table.channels
         vectors = -(-lanes // width)
-        columns = -(-vectors // -(-vectors // kernel.VECTORS)) * width
+        most = 4 if vectors == 4 else kernel.VECTORS
+        rows = kernel.ROWS if most == kernel.VECTORS else kernel.NARROW_ROWS
+        columns = -(-vectors // -(-vectors // most)) * width
         pitch = table.channels
         if not merged:
             pitch = -(-min(table.channels, GRADIENT_CHANNELS) // columns) * columns
         taps = table.kernel // (merged or 1)
         blocks = -(-lanes // columns)
-        return cls(False, merged, taps, columns, blocks, pitch, kernel.ROWS, 1)
+        return cls(False, merged, taps, columns, blocks, pitch, rows, 1)
 
     @classmethod
     def _by_filters(cls, table: Table, width: int) -> "_Lanes":

@@ -17,6 +17,7 @@ cdef struct GradientSizes:
     Py_ssize_t filter_parts   # that the filters are cut into
     Py_ssize_t other_parts    # that other lanes, or the kernel indices, are
     Py_ssize_t columns        # lanes of a tile, whole vectors
+    Py_ssize_t rows           # of a tile of filters, at most
     Py_ssize_t row_blocks     # by filters: tiles, one below the other, of a kernel index
     Py_ssize_t hop            # cells of the last axis from one position to the next
     Py_ssize_t piece          # positions that a tile sums up
@@ -195,7 +196,7 @@ cdef void exchange_tiles(
     bint finish,
 ) noexcept nogil:
     """The sums [tile][kernel index][row][lane] = dw, or the reverse."""
-    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t blocks = (z.filters + z.rows - 1) // z.rows
     cdef Py_ssize_t taps = z.kernel * z.channels * max(z.merged, <Py_ssize_t> 1)
     cdef Py_ssize_t b, f, rows
     for b in range(t.block, t.end_block):
@@ -234,7 +235,7 @@ cdef inline Py_ssize_t filter_of(const GradientSizes *z, Py_ssize_t b) noexcept 
     """The first filter of a block."""
     if z.by_filters:
         return min(b * z.columns, z.filters)
-    return block_begin(z.filters, (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS, b)
+    return block_begin(z.filters, (z.filters + z.rows - 1) // z.rows, b)
 
 
 cdef inline Py_ssize_t piece_length(const Walk *lines, Py_ssize_t most) noexcept nogil:
@@ -258,7 +259,7 @@ cdef void add_products(
     cdef fastconv_run run
     cdef Py_ssize_t width = lanes_of(sums)
     cdef Py_ssize_t vectors = (t.lanes + width - 1) // width
-    cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
+    cdef Py_ssize_t blocks = (z.filters + z.rows - 1) // z.rows
     cdef Py_ssize_t depth = z.channels * max(z.merged, <Py_ssize_t> 1)
     cdef Py_ssize_t axis, sample, first, left, length, segments, b, f, rows, k, step, d_step
     cdef const floating *source
@@ -337,7 +338,7 @@ cdef void gradient_unit(
     cdef Walk walk
     cdef Tiles t
     cdef Py_ssize_t lanes = z.merged * z.channels if z.merged else z.channels
-    cdef Py_ssize_t rows_of = z.columns if z.by_filters else <Py_ssize_t> FASTCONV_ROWS
+    cdef Py_ssize_t rows_of = z.columns if z.by_filters else z.rows
     cdef Py_ssize_t filter_blocks = (z.filters + rows_of - 1) // rows_of
     cdef Py_ssize_t lane_blocks = (
         z.kernel if z.by_filters else (lanes + z.columns - 1) // z.columns)

@@ -45,6 +45,9 @@
 /* Steps after which a tile whose rows lie apart asks for lines of the next tile's. */
 #define FASTCONV_AHEAD 16
 
+/* Steps of such a tile that are one. */
+#define FASTCONV_GROUP 4
+
 /* Columns of the widest panel. */
 #define FASTCONV_COLUMNS 64
 
@@ -61,15 +64,18 @@ typedef struct {
 #ifdef __SANITIZE_ADDRESS__
 #define FASTCONV_INLINE static __attribute__((unused))
 #define FASTCONV_UNROLL
+#define FASTCONV_UNROLL_TWO
 #else
 #define FASTCONV_INLINE static inline __attribute__((always_inline))
 #define FASTCONV_UNROLL _Pragma("GCC unroll 16")
+#define FASTCONV_UNROLL_TWO _Pragma("GCC unroll 2")
 #endif
 #else
 #define FASTCONV_INLINE static inline
 #define FASTCONV_APART static
 #define FASTCONV_PREFETCH(place)
 #define FASTCONV_UNROLL
+#define FASTCONV_UNROLL_TWO
 #endif
 
 #define FASTCONV_JOIN_(a, b) a##_##b
@@ -207,7 +213,7 @@ FASTCONV_APART void NAME(fill_panel)(T *panel, ptrdiff_t width, const T *from,
  *             b_step, and has its vectors side by side. With a_at and an a_row of 1, a begins a run
  *             at a_at[segment], and goes on by a_step
  *   places    a as before; a run is one step; vector v of b is at b_at[segment] + places[v]
- *   a_at      row i of a begins a run at a_at[segment] + i * a_row, and goes on by a_step; b as in
+ *   a_at      row i of a begins a run at a_at[segment] + i * a_row, and goes on by 1; b as in
  *             the first form */
 #define TILE_ARGUMENTS                                                                            \
     const T *a, const ptrdiff_t *a_at, ptrdiff_t a_row, ptrdiff_t a_step, const T *b,              \
@@ -216,6 +222,59 @@ FASTCONV_APART void NAME(fill_panel)(T *panel, ptrdiff_t width, const T *from,
         const T *bias, T *out, ptrdiff_t out_pitch
 
 enum NAME(form) { NAME(PACKED), NAME(PLACED), NAME(APART) };
+
+/* One step: sum[i][v] += a[i] * b[place[v]]. */
+FASTCONV_INLINE void NAME(add_step)(const int rows, const int vectors, vec (*sum)[4], const T *a,
+                                    const T *b, const ptrdiff_t *place)
+{
+    vec panel[4];
+    FASTCONV_UNROLL
+    for (int v = 0; v < vectors; v++)
+        panel[v] = NAME(load)(b + place[v]);
+    FASTCONV_UNROLL
+    for (int i = 0; i < rows; i++)
+        FASTCONV_UNROLL
+        for (int v = 0; v < vectors; v++)
+            sum[i][v] += a[i] * panel[v];
+}
+
+/* `steps` of them, for rows of a that lie a_row apart; asks for the same of the next rows. */
+FASTCONV_INLINE void NAME(add_apart)(const int rows, const int vectors, vec (*sum)[4], const T *a,
+                                     ptrdiff_t a_row, const T *b, ptrdiff_t b_step,
+                                     ptrdiff_t steps)
+{
+    const T *lines[FASTCONV_ROWS / 3]; /* by threes: addresses have one index register */
+    FASTCONV_UNROLL
+    for (int i = 0; i < rows; i += 3)
+        lines[i / 3] = a + i * a_row;
+    while (steps > 0) {
+        const int count = steps < FASTCONV_GROUP ? 1 : FASTCONV_GROUP;
+        if (steps % FASTCONV_AHEAD == 0) {
+            FASTCONV_UNROLL
+            for (int i = 0; i < rows; i++)
+                FASTCONV_PREFETCH(lines[i / 3] + (rows + i % 3) * a_row);
+        }
+        FASTCONV_UNROLL
+        for (int step = 0; step < FASTCONV_GROUP; step++) {
+            vec panel[4];
+            FASTCONV_UNROLL
+            for (int v = 0; v < vectors; v++)
+                panel[v] = NAME(load)(b + v * W);
+            b += b_step;
+            FASTCONV_UNROLL
+            for (int i = 0; i < rows; i++)
+                FASTCONV_UNROLL
+                for (int v = 0; v < vectors; v++)
+                    sum[i][v] += lines[i / 3][i % 3 * a_row + step] * panel[v];
+            if (count == 1)
+                break;
+        }
+        FASTCONV_UNROLL
+        for (int i = 0; i < rows; i += 3)
+            lines[i / 3] += count;
+        steps -= count;
+    }
+}
 
 FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const int form,
                                      TILE_ARGUMENTS)
@@ -239,38 +298,16 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
             sum[i][v] = (vec){0};
     for (ptrdiff_t segment = 0; segment < segments; segment++) {
         const T *row = b + b_at[segment];
-        const T *lines[FASTCONV_ROWS / 3]; /* by threes: addresses have one index register */
         const T *line = form == NAME(PACKED) && a_at ? a + a_at[segment] : a;
         ptrdiff_t left = form == NAME(PLACED) ? 1 : runs[segment];
         if (form == NAME(APART)) {
-            FASTCONV_UNROLL
-            for (int i = 0; i < rows; i += 3)
-                lines[i / 3] = a + a_at[segment] + i * a_row;
+            NAME(add_apart)(rows, vectors, sum, a + a_at[segment], a_row, row, b_step, left);
+            continue;
         }
+        FASTCONV_UNROLL_TWO /* not more: runs are short in the gradient of weights */
         for (; left > 0; left--) {
-            vec panel[4];
-            if (form == NAME(APART) && left % FASTCONV_AHEAD == 0) {
-                /* the same of the next rows */
-                FASTCONV_UNROLL
-                for (int i = 0; i < rows; i++)
-                    FASTCONV_PREFETCH(lines[i / 3] + (rows + i % 3) * a_row);
-            }
-            FASTCONV_UNROLL
-            for (int v = 0; v < vectors; v++)
-                panel[v] = NAME(load)(row + place[v]);
-            FASTCONV_UNROLL
-            for (int i = 0; i < rows; i++)
-                FASTCONV_UNROLL
-                for (int v = 0; v < vectors; v++)
-                    sum[i][v] += (form == NAME(APART) ? lines[i / 3][i % 3 * a_row] : line[i])
-                                 * panel[v];
-            if (form == NAME(APART)) {
-                FASTCONV_UNROLL
-                for (int i = 0; i < rows; i += 3)
-                    lines[i / 3] += a_step;
-            } else {
-                line += a_step;
-            }
+            NAME(add_step)(rows, vectors, sum, line, row, place);
+            line += a_step;
             row += b_step;
         }
         if (form == NAME(PLACED) || !a_at)
@@ -295,7 +332,7 @@ FASTCONV_INLINE void NAME(tile_body)(const int rows, const int vectors, const in
             NAME(tile_body)(rows, vectors, NAME(PLACED), a, NULL, 0, rows, b, places, segments,    \
                             b_at, NULL, 0, from, from_pitch, bias, out, out_pitch);               \
         else if (a_at && a_row != 1)                                                              \
-            NAME(tile_body)(rows, vectors, NAME(APART), a, a_at, a_row, a_step, b, NULL,           \
+            NAME(tile_body)(rows, vectors, NAME(APART), a, a_at, a_row, 1, b, NULL,                \
                             segments, b_at, runs, b_step, from, from_pitch, NULL, out, out_pitch); \
         else                                                                                      \
             NAME(tile_body)(rows, vectors, NAME(PACKED), a, a_at, 1, a_at ? a_step : rows, b,      \
