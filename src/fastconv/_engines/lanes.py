@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastconv._engines import plans
-from fastconv._engines.plans import Plan, chunk_of, head, largest, odd_lines, whole_lines
+from fastconv._engines.plans import (
+    Plan,
+    chunk_of,
+    head,
+    largest,
+    odd_lines,
+    pack_chunk,
+    whole_lines,
+)
 from fastconv._engines.taps import Segments, Table, layout_tables
 from fastconv._kernels import fused as kernel
 
@@ -104,20 +112,14 @@ def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
         sizes=np.concatenate([np.array(sizes, np.intp), *layout_tables(table, boxes, layouts)]),
         dots=False,
         units=units,
-        chunk=chunk_of(units, threads, plans.CALL_WORK // per_unit),
+        chunk=chunk_of(units, threads, plans.CALL_WORK // per_unit, plans.PIECE_WORK // per_unit),
         room=scratch + rows + tile * band + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
         phases=[np.array(sizes, np.intp)],
         weights=weights + kernel.ALIGNED // itemsize,
         blocks=table.groups * blocks,
-        block_chunk=max(
-            1,
-            min(
-                plans.PACK_SIZE // (taps * tile),
-                -(-table.groups * blocks // (plans.SHARES * threads)),
-            ),
-        ),
+        block_chunk=pack_chunk(table.groups * blocks, threads, taps * tile),
         is_one_piece=table.work <= plans.SMALL_WORK and weights <= plans.SMALL_WORK,
     )
 

@@ -57,6 +57,9 @@ CELL_WORK = 128
 SMALL_WORK = 2**22
 # Weights that are packed in one call: 0.05 s in memory that is new.
 PACK_SIZE = 2**22
+# And at least, of several threads: shorter pieces (50 us) would have them wait for each other.
+PIECE_WORK = 2**22
+PACK_PIECE = 2**17
 # Units for each worker, so that one that is late has little left to do.
 SHARES = 4
 # The time of a vector in tiles of one, two and three or four, which are loaded more than used.
@@ -178,7 +181,9 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         sizes=np.concatenate([np.array([*head(table, table.kernel), *rest], np.intp), *tables]),
         dots=False,
         units=units,
-        chunk=chunk_of(units, threads, CALL_WORK // max(1, per_unit)),
+        chunk=chunk_of(
+            units, threads, CALL_WORK // max(1, per_unit), PIECE_WORK // max(1, per_unit)
+        ),
         room=scratch
         + panel
         + whole_lines(filters * panels * columns * table.woven)
@@ -188,12 +193,8 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         phases=[np.array([*head(table, phase.kernel), *rest], np.intp) for phase in table.phases],
         weights=table.groups * table.filters * taps,
         blocks=table.groups * blocks,
-        block_chunk=max(
-            1,
-            min(
-                PACK_SIZE // (taps * min(table.filters, kernel.ROWS)),
-                -(-table.groups * blocks // (SHARES * threads)),
-            ),
+        block_chunk=pack_chunk(
+            table.groups * blocks, threads, taps * min(table.filters, kernel.ROWS)
         ),
         is_one_piece=table.work <= SMALL_WORK and table.groups * table.filters * taps <= SMALL_WORK,
     )
@@ -637,10 +638,17 @@ def whole_lines(numbers: int) -> int:
     return -(-numbers // kernel.ALIGNED) * kernel.ALIGNED
 
 
-def chunk_of(units: int, workers: int, limit: int) -> int:
-    """Units of one call of a kernel, `limit` at most."""
-    share = units if workers == 1 else -(-units // (SHARES * workers))
-    return max(1, min(limit, share))
+def chunk_of(units: int, workers: int, limit: int, least: int = 1) -> int:
+    """Units of one call of a kernel: `limit` at most, and `least` at least if there are so many."""
+    if workers == 1:
+        return max(1, min(limit, units))
+    shares = min(SHARES, max(1, units // (max(1, least) * workers)))
+    return max(1, min(limit, max(least, -(-units // (shares * workers)))))
+
+
+def pack_chunk(blocks: int, workers: int, size: int) -> int:
+    """Blocks of weights, of so many numbers each, that one call of the kernel packs."""
+    return chunk_of(blocks, workers, PACK_SIZE // size, PACK_PIECE // size)
 
 
 def odd_lines(numbers: int, itemsize: int) -> int:
