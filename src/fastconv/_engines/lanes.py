@@ -27,6 +27,8 @@ from fastconv._kernels import fused as kernel
 # With fewer filters the results take too long, and with more lanes, as a part of them, the sums.
 LEAST_FILTERS = 32
 MOST_LANES = 1.2
+# Of packed weights, what fills the lanes that are left.
+MOST_PADDING = 2**20
 # Where positions are neighbours: sums so long that the results take little beside them, of kernels
 # too long for the engine `winograd`.
 LONG_SUM = 1000
@@ -42,15 +44,23 @@ def prefers_lanes(table: Table, itemsize: int) -> bool:
     """Whether it is the faster form; never by the size of an image.
 
     It is where positions are a stride apart, if what lies between is read too, and for long sums
-    over neighbours.
+    over neighbours. All cells between the taps are copied to the scratch, so there may be few.
     """
     last = table.axes[-1]
+    extent = last.one_segment(1).length
+    taps = table.channels * table.kernel
     if last.step == 1:
-        gains = table.channels * table.kernel >= LONG_SUM and len(last.starts) >= LONG_KERNEL
+        gains = taps >= LONG_SUM and len(last.starts) >= LONG_KERNEL
     else:
-        gains = last.step <= last.one_segment(1).length
+        gains = last.step <= extent
     lanes = _vectors(table, itemsize) * kernel.lanes(itemsize)
-    return gains and table.filters >= LEAST_FILTERS and lanes <= MOST_LANES * table.filters
+    return (
+        gains
+        and extent <= 2 * len(last.starts)
+        and table.filters >= LEAST_FILTERS
+        and lanes <= MOST_LANES * table.filters
+        and table.groups * (lanes - table.filters) * taps * itemsize <= MOST_PADDING
+    )
 
 
 def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
