@@ -219,7 +219,9 @@ def check_fused(end: str, dtype: type) -> int:
     for size, kernel, stride, pad, dilation, channels, filters in fused_cases():
         build = _kernels.load("fused", choose.choice(_kernels.RUNNABLE))
         fused.kernel = lanes.kernel = plans.kernel = build
-        lanes.LEAST_FILTERS, lanes.MOST_LANES = choose.choice(((32, 1.2), (0, 99)))
+        often = choose.randrange(2)
+        lanes.LEAST_FILTERS, lanes.MOST_LANES = ((32, 1.2), (0, 99))[often]
+        lanes.LONG_SUM, lanes.LONG_KERNEL = ((1000, 4), (0, 0))[often]
         cut, group = choose.randrange(2), choose.choice((1, 2))
         plans.SCRATCH_BYTES, plans.SUMS_BYTES = ((2**21, 2**19), (2**10, 2**9))[cut]
         plans.SMALL_WORK, plans.GRADIENT_CHANNELS = ((2**22, 256), (0, 1))[cut]
