@@ -560,6 +560,25 @@ def test_plans_keep_the_promises(name, which, dtype, monkeypatch):
     assert work * max(chunk for _, _, chunk in calls) < 2 * plans.CALL_WORK
 
 
+@pytest.mark.parametrize(
+    ("units", "workers", "limit", "least", "chunk"),
+    [
+        (9, 1, 99, 2, 9),  # alone, all at once
+        (9, 1, 4, 2, 4),
+        (64, 2, 99, 1, 8),  # four pieces a thread
+        (64, 2, 3, 1, 3),
+        (8, 2, 99, 2, 2),  # fewer where they would be short
+        (15, 2, 99, 5, 8),
+        (15, 2, 99, 20, 20),  # one piece: no other thread
+        (15, 16, 99, 5, 5),  # fewer threads
+        (15, 2, 3, 20, 3),  # Ctrl-C comes first
+        (0, 2, 0, 0, 1),
+    ],
+)
+def test_pieces_are_neither_long_nor_short(units, workers, limit, least, chunk):
+    assert plans.chunk_of(units, workers, limit, least) == chunk
+
+
 def test_strides_far_beyond_the_kernel_cost_little():
     case = Case((1, 2, 1000, 1000), (3, 2, 2, 2), stride=500)
     by_caffe(case)
