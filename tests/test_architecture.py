@@ -48,8 +48,7 @@ LAYERS = [
     ["fastconv._layout", "fastconv._workers"],
     ["fastconv._validation"],
     ["fastconv._kernels"],
-    ["fastconv._bell"],
-    ["fastconv._im2col"],
+    ["fastconv._bell", "fastconv._im2col"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}
 
