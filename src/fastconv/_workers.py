@@ -16,10 +16,11 @@ from fastconv._validation import as_int, show
 
 Step: TypeAlias = Callable[[Any, int, int], None]
 
-# Nanoseconds. A thread that has worked stays awake for as long as it has worked, PATIENCE at most,
-# and so does who waits for one that works: calls that follow each other find it awake, and on a
-# processor of its own. (OpenBLAS's stay awake for 2**26 cycles, some 30 ms.)
-PATIENCE = 2_000_000
+# Nanoseconds. A helper that has worked stays awake for as long as it has worked, PATIENCE at most:
+# calls that follow each other find it awake, and on a processor of its own. (OpenBLAS's stay awake
+# for 2**26 cycles, some 30 ms.) A caller waits awake for as long as waking it would take, and no
+# longer: the helper may be on its processor.
+PATIENCE, END_PATIENCE = 2_000_000, 100_000
 # From the ring for a share until the caller is in its kernel, and from the one for the share's end
 # until the helper listens again: as long as each holds the GIL.
 GRACE, END_GRACE = 15_000, 3_000
@@ -172,7 +173,7 @@ class _Share:
     def end(self) -> None:
         """See that no helper begins the work, or wait for the one that has."""
         if self.begun:
-            self.ended.listen(0, PATIENCE, END_GRACE)
+            self.ended.listen(0, END_PATIENCE, END_GRACE)
         self.turn.acquire()
         self.work = None
 
