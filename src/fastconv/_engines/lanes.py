@@ -15,7 +15,7 @@ from fastconv._engines import plans
 from fastconv._engines.plans import (
     Plan,
     chunk_of,
-    head,
+    convolution_sizes,
     largest,
     odd_lines,
     pack_chunk,
@@ -97,36 +97,31 @@ def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
     pitch = odd_lines(band, itemsize)
     scratch = whole_lines(samples * table.channels * cells)
     rows = whole_lines(lanes + tile * pitch)
-    sizes = [
-        *head(table, table.kernel),
-        len(table.phases),
-        table.woven,
-        table.ragged,
-        samples,
-        count,
-        filter_parts,
-        1,
-        band,
-        True,
-        False,
-        cells,
-        scratch,
-        rows,
-        table.axes[-1].step,
-        pitch,
-    ]
+    sizes = convolution_sizes(
+        table,
+        table.kernel,
+        samples=samples,
+        boxes=count,
+        parts=filter_parts,
+        columns=band,
+        cells=cells,
+        scratch_room=scratch,
+        panel_room=rows,
+        hop=table.axes[-1].step,
+        pitch=pitch,
+    )
     per_unit = -(-blocks // filter_parts) * tile * positions * (taps + plans.CELL_WORK)
     per_unit += plans.CELL_WORK * samples * table.channels * cells
     weights = table.groups * lanes * taps
     return Plan(
-        sizes=np.concatenate([np.array(sizes, np.intp), *layout_tables(table, boxes, layouts)]),
+        sizes=np.concatenate([sizes, *layout_tables(table, boxes, layouts)]),
         dots=False,
         units=units,
         chunk=chunk_of(units, threads, plans.CALL_WORK // per_unit, plans.PIECE_WORK // per_unit),
         room=scratch + rows + tile * band + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
-        phases=[np.array(sizes, np.intp)],
+        phases=[sizes],
         weights=weights + kernel.ALIGNED // itemsize,
         blocks=table.groups * blocks,
         block_chunk=pack_chunk(table.groups * blocks, threads, taps * tile),

@@ -155,30 +155,27 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     panel = whole_lines((kernel.TAPS + 1) * columns)
     layouts = cut.layouts(boxes)
     tables = layout_tables(table, boxes, layouts)
-    rest = [
-        len(table.phases),
-        table.woven,
-        table.ragged,
-        samples,
-        count,
-        filter_parts,
-        panels,
-        columns,
-        not in_place,
-        not in_place and _prefers_direct(table, lanes),
-        cut.cells(boxes),
-        scratch,
-        panel,
-        0,
-        0,
-    ]
+    sizes = functools.partial(
+        convolution_sizes,
+        table,
+        samples=samples,
+        boxes=count,
+        parts=filter_parts,
+        panels=panels,
+        columns=columns,
+        copied=not in_place,
+        direct=not in_place and _prefers_direct(table, lanes),
+        cells=cut.cells(boxes),
+        scratch_room=scratch,
+        panel_room=panel,
+    )
     units *= filter_parts
     threads = min(workers, units)
     cells = samples * table.channels * cut.cells(boxes)
     per_unit = max(filters, LEAST_FILTERS) * taps * positions
     per_unit += CELL_WORK * (cells + filters * positions)
     return Plan(
-        sizes=np.concatenate([np.array([*head(table, table.kernel), *rest], np.intp), *tables]),
+        sizes=np.concatenate([sizes(table.kernel), *tables]),
         dots=False,
         units=units,
         chunk=chunk_of(
@@ -190,7 +187,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
-        phases=[np.array([*head(table, phase.kernel), *rest], np.intp) for phase in table.phases],
+        phases=[sizes(phase.kernel) for phase in table.phases],
         weights=table.groups * table.filters * taps,
         blocks=table.groups * blocks,
         block_chunk=pack_chunk(
@@ -241,7 +238,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
     indices = min(lanes.taps, max(1, SUMS_BYTES // (tile * itemsize)))
     together = min(filter_blocks, max(1, TILE_SUMS_BYTES // (tile * indices * itemsize)))
     sizes = [
-        *head(table, lanes.taps),
+        *_head(table, lanes.taps),
         lanes.merged,
         lanes.by_filters,
         samples,
@@ -284,27 +281,19 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
     scratch = whole_lines(samples * table.channels * cut.cells(boxes) + lanes)
     copies = 0 if in_place else whole_lines(filters * positions)
     tables = layout_tables(table, boxes, cut.layouts(boxes))
-    sizes = [
-        *head(table, table.kernel),
-        len(table.phases),
-        table.woven,
-        table.ragged,
-        samples,
-        count,
-        parts,
-        0,
-        0,
-        True,
-        False,
-        cut.cells(boxes),
-        scratch,
-        copies,
-        0,
-        0,
-    ]
+    sizes = convolution_sizes(
+        table,
+        table.kernel,
+        samples=samples,
+        boxes=count,
+        parts=parts,
+        cells=cut.cells(boxes),
+        scratch_room=scratch,
+        panel_room=copies,
+    )
     return _gradient(
         table,
-        np.concatenate([np.array(sizes, np.intp), *tables]),
+        np.concatenate([sizes, *tables]),
         dots=True,
         units=table.groups * parts,
         workers=workers,
@@ -343,9 +332,48 @@ def _gradient(
 # --- the parts --------------------------------------------------------------------------------
 
 
-def head(table: Table, taps: int) -> list[int]:
+def _head(table: Table, taps: int) -> list[int]:
     """The sizes that every kernel is told first."""
     return [len(table.axes), table.batch, table.groups, table.channels, table.filters, taps]
+
+
+def convolution_sizes(
+    table: Table,
+    taps: int,
+    *,
+    samples: int,
+    boxes: int,
+    parts: int,
+    cells: int,
+    scratch_room: int,
+    panel_room: int,
+    panels: int = 0,
+    columns: int = 0,
+    copied: bool = True,
+    direct: bool = False,
+    hop: int = 0,
+    pitch: int = 0,
+) -> Array:
+    """`Sizes` of fused.pyx, which says what they are, for so many taps of a channel."""
+    sizes = [
+        *_head(table, taps),
+        len(table.phases),
+        table.woven,
+        table.ragged,
+        samples,
+        boxes,
+        parts,
+        panels,
+        columns,
+        copied,
+        direct,
+        cells,
+        scratch_room,
+        panel_room,
+        hop,
+        pitch,
+    ]
+    return np.array(sizes, np.intp)
 
 
 def _prefers_direct(table: Table, lanes: int) -> bool:
