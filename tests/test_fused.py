@@ -541,6 +541,9 @@ def test_plans_keep_the_promises(name, which, dtype, monkeypatch):
     case, calls, sizes = HUGE[name], [], []
     geometry = conv_geometry(case.x_shape, case.w_shape, **case.params)
     x, w = nowhere(case.x_shape, dtype), nowhere(case.w_shape, dtype)
+    packed = w.nbytes
+    if which == "backward_w":  # contiguous, and never touched: a copy takes a second by itself
+        w, packed = np.empty(case.w_shape, dtype), 0
     out = nowhere((geometry.batch, geometry.filters, *geometry.out_shape), dtype)
     arguments = {"forward": (x, w, None, out), "backward_x": (out, w, None, x)}
 
@@ -554,7 +557,7 @@ def test_plans_keep_the_promises(name, which, dtype, monkeypatch):
     start = time.process_time()
     getattr(fused, which)(geometry, *arguments.get(which, (x, out, w)), 2)
     assert time.process_time() - start < 1
-    assert sum(sizes) - w.nbytes < 2 * 2**23  # of two workers, beside the packed weights
+    assert sum(sizes) - packed < 2 * 2**23  # of two workers, beside the packed weights
     calls = [call for call in calls if call[0][0] is not None]  # not those that pack the weights
     work = out.size * math.prod(case.w_shape[1:]) / sum(units for _, units, _ in calls)
     assert work * max(chunk for _, _, chunk in calls) < 2 * plans.CALL_WORK
