@@ -14,11 +14,11 @@ import numpy as np
 from fastconv._engines import plans
 from fastconv._engines.plans import (
     Plan,
-    chunk_of,
     convolution_sizes,
     largest,
     odd_lines,
     pack_chunk,
+    unit_chunk,
     whole_lines,
 )
 from fastconv._engines.taps import Segments, Table, layout_tables
@@ -75,7 +75,7 @@ def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
     boxes = _boxes(table, limit, tile, wanted)
     layouts = _layouts(table, boxes)
     cells = math.prod(layout.cells for layout in layouts)
-    count = _count(table, boxes)
+    count = table.count(boxes)
     samples = 1
     if count == 1:
         most = limit // (table.channels * cells)
@@ -117,7 +117,7 @@ def lanes_plan(table: Table, itemsize: int, workers: int) -> Plan:
         sizes=np.concatenate([sizes, *layout_tables(table, boxes, layouts)]),
         dots=False,
         units=units,
-        chunk=chunk_of(units, threads, plans.CALL_WORK // per_unit, plans.PIECE_WORK // per_unit),
+        chunk=unit_chunk(units, threads, per_unit),
         room=scratch + rows + tile * band + kernel.ALIGNED // itemsize,
         workers=threads,
         work=table.work,
@@ -141,11 +141,6 @@ def _layouts(table: Table, boxes: Sequence[int]) -> list[Segments]:
     return [*along, last.one_segment(boxes[-1])]
 
 
-def _count(table: Table, boxes: Sequence[int]) -> int:
-    """Boxes of a sample."""
-    return math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
-
-
 def _boxes(table: Table, limit: int, tile: int, wanted: int) -> list[int]:
     """The largest box of positions whose scratch, and a tile's work, stay in the limits.
 
@@ -161,7 +156,7 @@ def _boxes(table: Table, limit: int, tile: int, wanted: int) -> list[int]:
             table.channels * cells <= limit
             and tile * table.channels * table.kernel * positions <= plans.UNIT_WORK
             and (
-                table.groups * table.batch * _count(table, boxes) >= wanted
+                table.groups * table.batch * table.count(boxes) >= wanted
                 or positions <= kernel.BAND
             )
         )

@@ -133,7 +133,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
     wanted = SHARES * workers if workers > 1 else 1
     boxes = cut.boxes(wanted)
     samples = cut.samples(boxes, wanted)
-    count = cut.count(boxes)
+    count = table.count(boxes)
     batches = -(-table.batch // samples)
     positions = samples * math.prod(boxes)
 
@@ -178,9 +178,7 @@ def convolution_plan(table: Table, itemsize: int, workers: int, *, in_place: boo
         sizes=np.concatenate([sizes(table.kernel), *tables]),
         dots=False,
         units=units,
-        chunk=chunk_of(
-            units, threads, CALL_WORK // max(1, per_unit), PIECE_WORK // max(1, per_unit)
-        ),
+        chunk=unit_chunk(units, threads, per_unit),
         room=scratch
         + panel
         + whole_lines(filters * panels * columns * table.woven)
@@ -211,7 +209,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
     boxes = _gradient_boxes(table, lanes, limit)
     layouts = _gradient_layouts(table, boxes)
     cells = math.prod(layout.cells for layout in layouts)
-    count = math.prod(-(-axis.size // box) for axis, box in zip(table.axes, boxes, strict=True))
+    count = table.count(boxes)
     samples = 1
     positions = math.prod(boxes)
     if count == 1:
@@ -273,7 +271,7 @@ def _dot_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) -> P
     cut = _Cut(table, lanes, kernel.VECTORS, SCRATCH_BYTES // itemsize)
     boxes = cut.boxes(1)
     samples = cut.samples(boxes, 1)
-    count = cut.count(boxes)
+    count = table.count(boxes)
     positions = samples * math.prod(boxes)
     blocks = -(-table.filters // DOT_ROWS)
     parts = min(blocks, -(-workers // table.groups))
@@ -416,10 +414,6 @@ class _Cut(NamedTuple):
         """Numbers in one channel of the scratch."""
         return math.prod(layout.cells for layout in self.layouts(boxes))
 
-    def count(self, boxes: Sequence[int]) -> int:
-        """Boxes of a sample."""
-        return math.prod(-(-a.size // box) for a, box in zip(self.table.axes, boxes, strict=True))
-
     def boxes(self, wanted: int) -> list[int]:
         """The positions of a unit; if one is wanted, the same for any batch."""
         boxes = [axis.size for axis in self.table.axes]
@@ -445,7 +439,7 @@ class _Cut(NamedTuple):
     def samples(self, boxes: Sequence[int], wanted: int) -> int:
         """The samples of a unit."""
         table = self.table
-        if self.count(boxes) > 1:
+        if self.table.count(boxes) > 1:
             return 1
         most = min(table.batch, self.limit // (self.cells(boxes) * table.channels))
         most = max(1, min(most, table.batch * table.groups // wanted))
@@ -459,7 +453,7 @@ class _Cut(NamedTuple):
             or min(table.filters, kernel.ROWS) * table.channels * table.kernel * positions
             > UNIT_WORK
             or (
-                table.groups * table.batch * self.count(boxes) < wanted
+                table.groups * table.batch * self.table.count(boxes) < wanted
                 and positions > 2 * self.vectors * self.lanes
             )
         )
@@ -672,6 +666,12 @@ def chunk_of(units: int, workers: int, limit: int, least: int = 1) -> int:
         return max(1, min(limit, units))
     shares = min(SHARES, max(1, units // (max(1, least) * workers)))
     return max(1, min(limit, max(least, -(-units // (shares * workers)))))
+
+
+def unit_chunk(units: int, workers: int, work: int) -> int:
+    """Units, of so many multiply-adds each, that one call computes."""
+    work = max(1, work)
+    return chunk_of(units, workers, CALL_WORK // work, PIECE_WORK // work)
 
 
 def pack_chunk(blocks: int, workers: int, size: int) -> int:

@@ -161,6 +161,10 @@ class Table(NamedTuple):
         each = sum(phase.kernel * phase.positions for phase in self.phases)
         return self.batch * self.groups * self.filters * self.channels * each
 
+    def count(self, boxes: Sequence[int]) -> int:
+        """Boxes of a sample, each of so many positions an axis."""
+        return math.prod(-(-axis.size // box) for axis, box in zip(self.axes, boxes, strict=True))
+
     @property
     def woven(self) -> int:
         """Phases that results along the last axis belong to in turn; 1 if some are of none."""
