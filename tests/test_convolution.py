@@ -166,9 +166,13 @@ def test_caffenet_conv1():
     w = integer_array(rng, (96, 3, 11, 11), high=3)
     cols = fastconv.im2col(x.astype(np.float32), 11, stride=4)
     assert cols.shape == (1, 363, 3025)
-    out = fastconv.conv(x.astype(np.float32), w.astype(np.float32), stride=4)
+    wanted = reference.conv_forward_shifted(x, w, stride=4)
+    arrays = x.astype(np.float32), w.astype(np.float32)
+    out = fastconv.conv(*arrays, stride=4, engine="fused")
     assert out.shape == (1, 96, 55, 55)
-    assert_equal(out, reference.conv_forward_shifted(x, w, stride=4), np.float32)
+    assert_equal(out, wanted, np.float32)
+    by_tiles = fastconv.conv(*arrays, stride=4)
+    np.testing.assert_allclose(by_tiles, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_six_by_six_under_three_by_three():

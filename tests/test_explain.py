@@ -113,7 +113,7 @@ def test_reasons():
     assert told.engine == "fused"
     assert told.refused == {
         "depthwise": "group must be C, got group 1 and C 3",
-        "winograd": "it takes stride 1, got (2, 2)",
+        "winograd": "it pays from 16 channels and filters a group on, got C 3, F 16, group 1",
         "fft": "it takes stride 1, got (2, 2)",
         "caffe": "fused is asked before it",
     }
@@ -122,6 +122,9 @@ def test_reasons():
     )
     assert fastconv.explain((8, 16, 8, 8), (16, 16, 3, 3)).refused["winograd"] == (
         "it pays from 8388608 multiply-adds a sample (and step) on, got 82944"
+    )
+    assert fastconv.explain((8, 64, 99, 99), (64, 64, 1, 3)).refused["winograd"] == (
+        "it pays from 1.25 times fewer operations on, got 1.19"
     )
     forced = fastconv.explain((8, 3, 32, 32), (16, 3, 3, 3), engine="caffe")
     assert forced.engine == "caffe"
@@ -151,7 +154,7 @@ def test_it_prints_as_a_table():
         ({"dtype": np.int32}, TypeError, "^dtype: expected float32 or float64"),
         ({"prepared": 1}, TypeError, "^prepared: expected a bool"),
         ({"stride": 0}, ValueError, "^stride must be >= 1"),
-        ({"engine": "winograd", "stride": 2}, ValueError, "^engine 'winograd' cannot serve"),
+        ({"engine": "winograd", "stride": 3}, ValueError, "^engine 'winograd' cannot serve"),
         ({"workers": 0}, ValueError, "^workers must be >= 1"),
     ],
 )

@@ -20,7 +20,7 @@ from fastconv._engines import fused, winograd_gradient
 DTYPES = [np.float32, np.float64]
 both_types = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 
-BT = MATRICES[4][2]
+BT = MATRICES[4, 3][2]
 G = np.array([[15, 0, 0, 0], [5, 5, 5, 5], [-5, 5, -5, 5], [-16, -8, -4, -2], [1, -2, 4, -8],
               [0, 0, 0, 15]]) / 15  # fmt: skip
 AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 0.5, -2, 0], [0, 1, 1, 0.25, 4, 1]])

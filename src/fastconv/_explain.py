@@ -111,7 +111,7 @@ def explain(
     >>> told.engine, told.out_shape, told.flop
     ('winograd', (8, 64, 56, 56), 1849688064)
     >>> fastconv.explain((1, 3, 32, 32), (16, 3, 5, 5), pad=2).refused["winograd"]
-    'it takes kernels of (3, 3), got (5, 5)'
+    'it pays from 16 channels and filters a group on, got C 3, F 16, group 1'
     """
     images, weights = as_shape("x_shape", x_shape), as_shape("w_shape", w_shape)
     given = (stride, pad, dilation, group, pad_mode, layout, engine)

@@ -64,7 +64,8 @@ def conv_forward(
         The order of axes of x, w and out (for any rank).
     engine : str
         "auto" or one of `engines()`: "depthwise" slides filters over single channels (group == C);
-        "winograd", for 3x3 kernels of stride 1, takes 2 to 4 times fewer multiplications; "fft",
+        "winograd", for kernels of up to 7x7, and strided ones of as much a phase, takes 2 to 6
+        times fewer multiplications; "fft",
         for large kernels of stride 1, transforms tiles by `scipy.fft`, if SciPy is installed;
         "fused" forms the product without a column matrix, "caffe" from one, as Caffe does. "auto"
         takes the first of them that serves, "winograd" and "fft" only for layers large enough to
@@ -101,15 +102,16 @@ def conv_forward(
     Embedding" (2014). The engines "depthwise" and "fused" need 8 MiB a thread at most beyond their
     arguments, the result and a packed copy of w, unless a kernel alone is larger; an argument that
     is not native (byte order, alignment, or the smaller of two types) is copied. "winograd" needs
-    as much, where the transformed copy of w is 4 times as large as w; "fft" too, see below.
+    as much, where the transformed copy of w is 4 times as large as w for 3x3 kernels, 1 to 8 times
+    for others; "fft" too, see below.
 
     "winograd" rounds more: its errors are relative to the largest results of a layer, not to each
     one's own terms, and exact integers and zeros do not stay exact. In float32 they are at most
-    2e-5 of ``max|out|`` (4e-6 where results are computed in tiles of 2x2, which small images are),
-    or of a gradient's largest number; other engines' are below 1e-6. ``engine="fused"`` turns it
-    off. NaN and Inf come out where the other engines have them: samples with such numbers, or with
-    so large or small ones that it could not hold this promise, are computed by "fused". The batch
-    has no part in the choice.
+    2e-5 of ``max|out|`` (1e-5 for kernels of one axis, 4e-6 where results of 3x3 kernels are
+    computed in tiles of 2x2, which small images are), or of a gradient's largest number; other
+    engines' are below 1e-6. ``engine="fused"`` turns it off. NaN and Inf come out where the other
+    engines have them: samples with such numbers, or with so large or small ones that it could not
+    hold this promise, are computed by "fused". The batch has no part in the choice.
 
     "fft" computes in float64. Its errors are relative to the largest numbers around: at most
     ``log2(n) * 2**-53 * |x| * |w|``, with the Euclidean norms of a tile of n cells and of a filter.

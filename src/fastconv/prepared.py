@@ -65,7 +65,7 @@ class PreparedConv:
     It cannot be changed, may be called from many threads at once, and can be pickled (which keeps
     the weights and parameters; what was packed is packed again). Besides the copy of w it keeps a
     packed one for each engine and type that calls have taken: as large as w for "fused", up to 4
-    times for "winograd".
+    times for "winograd" and 3x3 kernels, up to 8 times for others.
 
     Neither here nor in `conv` does "auto" look at the batch, so that a result's bits do not depend
     on it. For single images of some 7x7 cells "fused" is up to twice as fast as "winograd", which

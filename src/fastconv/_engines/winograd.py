@@ -1,21 +1,26 @@
-"""The engine `winograd`: 3x3 convolution of stride 1 with fewer multiplications.
+"""The engine `winograd`: convolution by small kernels with fewer multiplications.
 
-Results are computed in tiles of m x m, with (m + 2)^2 multiplications a channel and filter in place
-of 9 * m^2: 2.25 times fewer for m = 2, 4 times for m = 4. `_kernels/winograd.h` has the transforms,
-`_kernels/winograd.pyx` says what a unit of work does.
+Results are computed in tiles, m of them along an axis. Where a kernel has so many taps, a tile
+takes m + taps - 1 multiplications a channel and filter in place of m * taps: 1.5 times fewer for 3
+taps and m = 2, 2 times for m = 4, 2.5 times for 5 taps and m = 4, 1.75 times for 7 taps and m = 2;
+with two axes, the square of that. Kernels of other sizes are filled up with zeros.
+`_kernels/winograd.h` has the transforms, `_kernels/winograd.pyx` says what a unit of work does.
 
+With a stride, its phases are channels: 11x11 taps over 3 channels, 4 apart, are 3x3 taps over 48.
 With a dilation, results that far apart are a convolution of their own, of cells as far apart. The
-gradient of weights has a file of its own, `winograd_gradient.py`.
+gradient of weights has a file of its own, `winograd_gradient.py`; that of images with a stride is
+`fused`'s.
 
 Every sum is taken in an order that follows from the layer alone, and no tile meets another, so a
 result has the same bits in any batch and with any number of workers. Its errors are relative to the
 largest numbers of a tile, not to each result's own: in float32 about 5e-7 of a layer's largest
-result for m = 2, 3e-6 for m = 4. Samples that have numbers which are not finite, or would not
-remain so on the way, are computed again by the engine `fused`.
+result for 3x3 taps and m = 2, 3e-6 for m = 4 and for kernels of one axis, 1e-5 for 5x5 and 7x7.
+Samples that have numbers which are not finite, or would not remain so on the way, are computed
+again by the engine `fused`.
 
-Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015); the points 0, 1,
--1, 1/2, -2, which lose half as much accuracy as 0, 1, -1, 2, -2: Barabasz et al., "Error Analysis
-and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2020).
+Sources: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015); the points 0,
+1, -1, 1/2, -2, which lose half as much accuracy as 0, 1, -1, 2, -2: Barabasz et al., "Error
+Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2020).
 """
 
 import functools
@@ -37,13 +42,17 @@ from fastconv._workers import as_workers, spread
 NAME = "winograd"
 
 # Fewer channels or filters in a group do not pay for the transforms, nor do fewer multiply-adds of
-# direct convolution in a sample: with as many, `fused` takes 0.6 to 1.1 times as long for one
-# sample, 1.1 to 1.4 times for eight. Where packed weights are kept, the half of it is enough: 0.6
-# to 1.1 times for one sample, 1.3 to 1.6 for eight. The number of samples must not count, or a
-# result would depend on it.
+# direct convolution in a sample, nor fewer taps along the longer axis. Where packed weights are
+# kept, half of these multiply-adds are enough.
 LEAST_CHANNELS = 16
 LEAST_WORK = 2**23
 LEAST_KEPT_WORK = 2**22
+LEAST_TAPS = 3
+# Nor a smaller gain: by how much direct convolution takes longer for so many samples, as estimated.
+# By measurement it then takes 1.1 to 4 times as long for eight samples, 0.6 to 2.5 for one. The
+# number of samples itself must not count, or a result would depend on it.
+LEAST_GAIN = 1.25
+GAIN_BATCH = 8
 # With a dilation, results that far apart are computed together, and these must fill vectors of
 # tiles too: with a quarter as many it takes 1 to 3 times as long as `fused`.
 LEAST_POSITIONS = 2**8
@@ -58,12 +67,15 @@ TOGETHER = 4
 PACKED_UNITS = 6
 # Multiply-adds of a call that is shared out to threads: see `fused.py`.
 THREAD_WORK = 2**22
-# A channel of the images takes as long to be transformed, in whatever strides, as to be multiplied
-# with so many filters; a result's filter as long as to be multiplied with so many channels.
+# A channel of the images takes as long to be transformed as to be multiplied with so many filters,
+# twice as long if cells are picked by the stride; a result's filter as long as to be multiplied
+# with so many channels.
 IMAGE_WORK = 64
 RESULT_WORK = 16
-# A weight as long to be transformed as to be multiplied with so many tiles.
+# A weight as long to be transformed as to be multiplied with so many tiles; and if its kernel has
+# other taps than the form.
 WEIGHT_WORK = 14
+GATHERED_WORK = 30
 # Weights that are packed in one call.
 PACK_SIZE = 2**20
 # Plans to remember.
@@ -72,23 +84,34 @@ PLANS = 256
 
 def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
     """Say what keeps this engine from a call; None if nothing does."""
-    if geometry.kernel_size != (3, 3):
-        return f"it takes kernels of (3, 3), got {geometry.kernel_size}"
-    if geometry.stride != (1, 1):
-        return f"it takes stride 1, got {geometry.stride}"
+    g = geometry
+    if g.rank > 2:
+        return f"it takes images of one or two axes, got {g.rank}"
+    if max(g.stride) > 1 and max(g.dilation) > 1:
+        return f"it takes a stride or a dilation, got {g.stride} and {g.dilation}"
+    kernel_taps = Layer.forward(g).phase_taps
+    if not 1 < max(kernel_taps) <= MOST_TAPS:
+        of_phase = "" if max(g.stride) == 1 else ", in each phase of the stride"
+        return (
+            f"it takes kernels of 2 to {MOST_TAPS} taps along an axis{of_phase}, "
+            f"got {kernel_taps[-g.rank :]}"
+        )
     return None
 
 
 def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -> str | None:
     """Say why a call that this engine can serve is faster by `fused`; None if it is not."""
     g = geometry
-    if min(g.channels, g.filters) // g.group < LEAST_CHANNELS:
+    layer = Layer.forward(g)
+    if min(layer.channels, layer.filters) < LEAST_CHANNELS:
         return (
             f"it pays from {LEAST_CHANNELS} channels and filters a group on, "
             f"got C {g.channels}, F {g.filters}, group {g.group}"
         )
+    if max(layer.phase_taps) < LEAST_TAPS:
+        return f"it pays from {LEAST_TAPS} taps along an axis on, got {max(layer.phase_taps)}"
     positions = math.prod(size // step for size, step in zip(g.out_shape, g.dilation, strict=True))
-    if positions < LEAST_POSITIONS and g.dilation != (1, 1):
+    if positions < LEAST_POSITIONS and max(g.dilation) > 1:
         return (
             f"it pays from {LEAST_POSITIONS} results a sample and step of the dilation on, "
             f"got {positions}"
@@ -97,7 +120,21 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
     least = LEAST_KEPT_WORK if keeps else LEAST_WORK
     if work < least:
         return f"it pays from {least} multiply-adds a sample (and step) on, got {work}"
+    gain = _gain(layer, keeps)
+    if gain < LEAST_GAIN:
+        return f"it pays from {LEAST_GAIN} times fewer operations on, got {gain:.2f}"
     return None
+
+
+def _gain(layer: "Layer", keeps: bool) -> float:
+    """Estimate by how much direct convolution takes longer."""
+    filters, channels, form = layer.filters, layer.channels, layer.form
+    direct = channels // math.prod(layer.stride) * filters * math.prod(layer.kernel)
+    transforms = channels * layer.image_work + filters * RESULT_WORK
+    tile = channels * filters + transforms / 2  # in a row of tiles; units cut short take longer
+    weights = 0 if keeps else layer.weight_work * channels * filters
+    tiles = GAIN_BATCH * layer.tiles(form)
+    return GAIN_BATCH * math.prod(layer.shape) * direct / (form.points * (tiles * tile + weights))
 
 
 def workspace(
@@ -107,7 +144,7 @@ def workspace(
     dtype = out.dtype
     plans = _plans(Layer.forward(geometry).phases(), dtype, workers, keeps)
     threads, room = max(plan.workers for plan in plans), max(plan.room for plan in plans)
-    packed = sum({plan.m: plan.weights for plan in plans}.values())
+    packed = sum({plan.form: plan.weights for plan in plans}.values())
     alone = fused.workspace(geometry._replace(batch=1), x[:1], out[:1], 1)
     return alone + dtype.itemsize * (threads * (room + geometry.batch + 1) + packed)
 
@@ -132,7 +169,8 @@ def forward(
         geometry, fused.forward, fused.forward_room, images, weights, bias, out
     )
     groups = _in_groups(geometry, weights)
-    for n in _by_phases(Layer.forward(geometry), images, groups, bias, out, workers, kept):
+    planes = _as_planes(images), groups, bias, _as_planes(out)
+    for n in _by_phases(Layer.forward(geometry), *planes, workers, kept):
         again(n)
 
 
@@ -147,14 +185,17 @@ def backward_x(
     if not dx.size:
         return
     images, weights, bias = as_native_call(dout, w, b, dx.dtype)
-    if not math.isfinite(kernel.largest(as_contiguous(weights, dx.dtype))):
+    if max(geometry.stride) > 1 or not math.isfinite(
+        kernel.largest(as_contiguous(weights, dx.dtype))
+    ):
         fused.backward_x(geometry, images, weights, bias, dx, workers)
         return
     again = fused.by_samples(  # allocates before anything is written
         geometry, fused.backward_x, fused.backward_x_room, images, weights, bias, dx
     )
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
-    for n in _by_phases(Layer.backward(geometry), images, turned, bias, dx, workers):
+    planes = _as_planes(images), turned, bias, _as_planes(dx)
+    for n in _by_phases(Layer.backward(geometry), *planes, workers):
         again(n)
 
 
@@ -165,11 +206,46 @@ backward_b = fused.backward_b
 # --- plans ------------------------------------------------------------------------------------
 
 
+class Axis(NamedTuple):
+    """What is done along an axis: m results of a tile, from m + taps - 1 cells."""
+
+    m: int
+    taps: int
+
+    @property
+    def points(self) -> int:
+        """Cells of a tile, and numbers that it is transformed to."""
+        return self.m + self.taps - 1
+
+
+class Form(NamedTuple):
+    """What is done along the rows and the columns."""
+
+    row: Axis
+    column: Axis
+
+    @property
+    def points(self) -> int:
+        """Numbers that stand for a tile."""
+        return self.row.points * self.column.points
+
+    @property
+    def key(self) -> int:
+        """The name that winograd.h has for it."""
+        return functools.reduce(lambda key, digit: 10 * key + digit, (*self.row, *self.column))
+
+
 class Layer(NamedTuple):
-    """A convolution of 3x3 cells, `dilation` apart; `channels`, `filters` are those of one group.
+    """A convolution, of cells `dilation` apart, with results `stride` apart.
+
+    Images of one axis are planes of one row.
 
     Attributes
     ----------
+    channels, filters : int
+        Those of one group. Each phase of the stride in a channel of x is a channel.
+    kernel, stride : tuple of int
+        Taps along the axes, and cells from one result's to the next one's.
     x_shape, shape : tuple of int
         Height and width of the images and of the results.
     before : tuple of int
@@ -180,34 +256,70 @@ class Layer(NamedTuple):
     groups: int
     channels: int
     filters: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
     x_shape: tuple[int, ...]
     shape: tuple[int, ...]
     before: tuple[int, ...]
     dilation: tuple[int, ...]
 
     @classmethod
-    def forward(cls, g: Geometry) -> "Layer":
+    def forward(cls, geometry: Geometry) -> "Layer":
         """The convolution itself."""
+        g = _of_planes(geometry)
         before = tuple(pad for pad, _ in g.pad)
-        sizes = g.channels // g.group, g.filters // g.group
-        return cls(g.batch, g.group, *sizes, g.in_shape, g.out_shape, before, g.dilation)
+        channels, filters = g.channels // g.group * math.prod(g.stride), g.filters // g.group
+        axes = g.kernel_size, g.stride, g.in_shape, g.out_shape, before, g.dilation
+        return cls(g.batch, g.group, channels, filters, *axes)
 
     @classmethod
-    def backward(cls, g: Geometry) -> "Layer":
-        """The gradient of its images, from that of its results."""
-        before = tuple(2 * step - pad for step, (pad, _) in zip(g.dilation, g.pad, strict=True))
-        sizes = g.filters // g.group, g.channels // g.group
-        return cls(g.batch, g.group, *sizes, g.out_shape, g.in_shape, before, g.dilation)
+    def backward(cls, geometry: Geometry) -> "Layer":
+        """The gradient of its images, from that of its results; the stride is 1."""
+        g = _of_planes(geometry)
+        before = tuple(
+            step * (taps - 1) - pad
+            for taps, step, (pad, _) in zip(g.kernel_size, g.dilation, g.pad, strict=True)
+        )
+        channels, filters = g.filters // g.group, g.channels // g.group
+        axes = g.kernel_size, g.stride, g.out_shape, g.in_shape, before, g.dilation
+        return cls(g.batch, g.group, channels, filters, *axes)
 
     @property
-    def m(self) -> int:
-        """Results of a tile along an axis: 2 where tiles of 4x4 would be wasted.
+    def phase_taps(self) -> tuple[int, ...]:
+        """The most taps that a phase of the stride has along each axis."""
+        return tuple(-(-taps // step) for taps, step in zip(self.kernel, self.stride, strict=True))
 
-        Those have 36/16 of the multiplications, and need as many more transformed weights; by
-        measurement they pay from a quarter fewer on, if there are more tiles than one.
+    @property
+    def image_work(self) -> int:
+        """What it takes to transform a channel of x."""
+        return IMAGE_WORK if max(self.stride) == 1 else 2 * IMAGE_WORK
+
+    @property
+    def weight_work(self) -> int:
+        """What it takes to transform a weight."""
+        return WEIGHT_WORK if self.has_exact_taps else GATHERED_WORK
+
+    @property
+    def has_exact_taps(self) -> bool:
+        """Whether its kernel has the taps of the form."""
+        return self.kernel == tuple(axis.taps for axis in self.form)
+
+    @property
+    def form(self) -> Form:
+        """What suits its kernel: the least taps that will do, the others are zeros.
+
+        For 3x3 taps tiles of 2x2 results are taken where those of 4x4 would be wasted. They have
+        36/16 of the multiplications, and need as many fewer transformed weights; by measurement
+        the large ones pay from a quarter fewer on, if there are more tiles than one.
         """
-        few, many = self.tiles(4), self.tiles(2)
-        return 4 if few > 1 and 3 * few <= many else 2
+        most = max(self.phase_taps)
+        axis = next(axis for axis in AXES if axis.taps >= most)
+        row, column = (axis if taps > 1 else WHOLE for taps in self.phase_taps)
+        large = Form(row, column)
+        if large != LARGE_TILES:
+            return large
+        few, many = self.tiles(LARGE_TILES), self.tiles(SMALL_TILES)
+        return LARGE_TILES if few > 1 and 3 * few <= many else SMALL_TILES
 
     def phases(self) -> "list[Phase]":
         """The convolutions of neighbouring cells that this is, and their cells of x and results.
@@ -227,10 +339,26 @@ class Layer(NamedTuple):
             phases.append((layer, x_cells, cells))
         return phases
 
-    def tiles(self, m: int) -> int:
+    def tiles(self, form: Form) -> int:
         """Tiles of a sample."""
-        return math.prod(-(-size // m) for size in self.shape)
+        return math.prod(-(-size // axis.m) for size, axis in zip(self.shape, form, strict=True))
 
+
+WHOLE = Axis(1, 1)
+AXES = (Axis(4, 3), Axis(4, 5), Axis(2, 7))
+LARGE_TILES, SMALL_TILES = (Form(axis, axis) for axis in (Axis(4, 3), Axis(2, 3)))
+MOST_TAPS = AXES[-1].taps
+
+# How much numbers grow on the way, at most: images or weights, transformed along an axis; and what
+# becomes of a product's. These are the largest sums of magnitudes in a row of B^T, or of G before
+# its divisor; and in rows of B^T, G and A^T, multiplied.
+GROWTH = {
+    WHOLE: (1, 1),
+    Axis(2, 3): (3, 2 * 3 / 2 * 3),
+    Axis(4, 3): (7, 7 * 28 / 15 * 89 / 8),
+    Axis(4, 5): (31, 15 * 62 / 45 * 77 / 4),
+    Axis(2, 7): (127, 15 * 14 / 9 * 8),
+}
 
 Cells: TypeAlias = tuple[slice, ...]
 Phase: TypeAlias = tuple[Layer, Cells, Cells]
@@ -250,16 +378,25 @@ def _axis_phases(
     return phases
 
 
-def _limits(layer: Layer, dtype: np.dtype[Any]) -> Limits:
-    """Which magnitudes of images and weights tiles will do for.
+def _of_planes(g: Geometry) -> Geometry:
+    """The same convolution of planes; cells of an axis with one tap have no dilation."""
+    if g.rank == 1:
+        g = g._replace(
+            in_shape=(1, *g.in_shape),
+            kernel_size=(1, *g.kernel_size),
+            out_shape=(1, *g.out_shape),
+            stride=(1, *g.stride),
+            dilation=(1, *g.dilation),
+            pad=((0, 0), *g.pad),
+        )
+    steps = zip(g.kernel_size, g.dilation, strict=True)
+    return g._replace(dilation=tuple(step if taps > 1 else 1 for taps, step in steps))
 
-    Numbers grow on the way, at most, by the largest sum of magnitudes in a row of a matrix, once
-    for each axis: in B^T 7 (2 for m = 2), in G 28/15 (3/2), in A^T 89/8 (3). So sums and results
-    stay below C * max|x| * max|w| times the product of these squares; and transformed images and
-    weights, whose divisors come last, below 7^2 times their largest.
-    """
-    growth = (7 * 28 / 15 * 89 / 8) ** 2 if layer.m == 4 else (2 * 3 / 2 * 3) ** 2
-    return Limits.of(dtype, 7**2, growth * layer.channels)
+
+def _limits(layer: Layer, dtype: np.dtype[Any]) -> Limits:
+    """Which magnitudes of images and weights tiles will do for."""
+    growth, product_growth = (math.prod(GROWTH[axis][i] for axis in layer.form) for i in range(2))
+    return Limits.of(dtype, growth, product_growth * layer.channels)
 
 
 class Plan(NamedTuple):
@@ -267,8 +404,8 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    m : int
-        Results of a tile along an axis.
+    form : Form
+        That of its tiles.
     sizes : ndarray of intp
         What the kernel is told: `Sizes` there.
     units, chunk : int
@@ -289,7 +426,7 @@ class Plan(NamedTuple):
         What the result is valid for.
     """
 
-    m: int
+    form: Form
     sizes: Array
     units: int
     chunk: int
@@ -334,9 +471,9 @@ class Cut(NamedTuple):
     def of(cls, layer: Layer, itemsize: int, workers: int) -> "Cut":
         """Cut a layer into units for so many workers."""
         lanes = kernel.lanes(itemsize)
-        vectors = -(-layer.batch * layer.tiles(layer.m) // lanes)
+        vectors = -(-layer.batch * layer.tiles(layer.form) // lanes)
         depth = -(-layer.channels // -(-layer.channels * itemsize // DEPTH_BYTES))
-        room = INPUT_BYTES // (depth * (layer.m + 2) ** 2 * itemsize * lanes)
+        room = INPUT_BYTES // (depth * layer.form.points * itemsize * lanes)
         most = max(1, min(room, kernel.TILES // lanes) // kernel.VECTORS) * kernel.VECTORS
         if workers > 1:
             most_parts = min(SHARES * workers, -(-layer.filters // kernel.ROWS))
@@ -355,14 +492,14 @@ class Cut(NamedTuple):
     @classmethod
     def with_units(cls, layer: Layer, itemsize: int, wide: int, parts: int) -> "Cut":
         """Units of so many vectors of tiles; parts of the filters may have to be more."""
-        points, lanes = (layer.m + 2) ** 2, kernel.lanes(itemsize)
+        points, lanes = layer.form.points, kernel.lanes(itemsize)
         depths = -(-layer.channels * itemsize // DEPTH_BYTES)
         blocks = -(-layer.filters // kernel.ROWS)
         together = min(TOGETHER, blocks)
         turns = -(-blocks // together)
         panels = -(-wide // kernel.VECTORS)
         tiles, panel = wide * lanes, -(-wide // panels) * lanes
-        columns = -(-layer.batch * layer.tiles(layer.m) // tiles)
+        columns = -(-layer.batch * layer.tiles(layer.form) // tiles)
         work = points * layer.channels * layer.filters * tiles
         sums = panels * points * turns * together * odd_lines(kernel.ROWS * panel, itemsize)
         least = max(-(-work // UNIT_WORK), -(-sums * itemsize // SUM_BYTES) if depths > 1 else 1)
@@ -376,11 +513,11 @@ class Cut(NamedTuple):
         from memory.
         """
         filters = layer.filters / self.parts
-        weights = WEIGHT_WORK * layer.channels * filters
+        weights = layer.weight_work * layer.channels * filters
         slower = VECTOR_TIMES[self.panel // lanes]
         products = layer.channels * slower + RESULT_WORK
-        tile = layer.channels * IMAGE_WORK + products * filters
-        tiles = -(-layer.batch * layer.tiles(layer.m) // lanes) * lanes
+        tile = layer.channels * layer.image_work + products * filters
+        tiles = -(-layer.batch * layer.tiles(layer.form) // lanes) * lanes
         busy = layer.groups * self.parts * (tiles * tile + self.columns * weights)
         return busy / workers + (self.tiles * tile + weights) / 2
 
@@ -404,46 +541,57 @@ def _plans(
 
 @functools.lru_cache(PLANS)
 def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan:
-    itemsize, m = dtype.itemsize, layer.m
+    itemsize, form = dtype.itemsize, layer.form
+    row, column, points = *form, form.points
     cut = Cut.of(layer, itemsize, workers)
-    lanes, points = kernel.lanes(itemsize), (m + 2) ** 2
+    lanes = kernel.lanes(itemsize)
     depth = -(-layer.channels // cut.depths)
     panels = -(-cut.tiles // cut.panel)
     part_turns = -(-cut.turns // cut.parts)
     turn_rows = cut.together * kernel.ROWS
 
-    across = min(cut.tiles, -(-layer.shape[1] // m))
-    line = odd_lines(cut.tiles * m + 2 * lanes + 2, itemsize)
-    lines = 2 * (m + 2) * line
-    scratch = odd_lines((m + 2) * (across * m + 2 + lanes) + lanes, itemsize)
+    across = min(cut.tiles, -(-layer.shape[1] // column.m))
+    more = column.points - column.m
+    line = odd_lines(cut.tiles * column.m + 2 * lanes + more, itemsize)
+    lines = -(-column.points // column.m) * row.points * line
+    scratch = odd_lines(row.points * (across * column.m + more + lanes) + lanes, itemsize)
     inputs_step = odd_lines(depth * cut.panel, itemsize)
     sums_step = odd_lines(kernel.ROWS * cut.panel, itemsize)
     weights_step = odd_lines(turn_rows * depth, itemsize)
+    exact = layer.has_exact_taps
+    channel_taps = (
+        0 if exact else odd_lines(math.prod(layer.kernel) * kernel.ROWS + lanes, itemsize)
+    )
     turn_sums = points * panels * cut.together * sums_step
     rooms = [
-        odd_lines(max(lanes * (scratch + lines), kernel.ROWS * cut.tiles * m * m), itemsize),
+        odd_lines(
+            max(lanes * (scratch + lines), kernel.ROWS * cut.tiles * row.m * column.m), itemsize
+        ),
         panels * points * inputs_step,
         turn_sums * (part_turns if cut.depths > 1 else 1),
-        odd_lines(9 * depth * kernel.ROWS + lanes, itemsize),
+        odd_lines(row.taps * column.taps * depth * kernel.ROWS + lanes, itemsize),
+        channel_taps,
         0 if packs else points * weights_step,
     ]
+    tile = [form.key, row.m, column.m, row.points, column.points]
     shapes = [*layer.x_shape, *layer.shape, *layer.before]
-    sizes = [m, *layer[:4], *shapes, *cut, line, inputs_step, sums_step, weights_step]
+    steps = [line, inputs_step, sums_step, weights_step]
+    sizes = [*tile, *layer.kernel, *layer.stride, *layer[:4], *shapes, *cut, *steps]
     units = layer.groups * cut.parts * cut.columns
     threads = min(workers, units)
     blocks = layer.groups * cut.depths * cut.turns
     weights = blocks * points * weights_step
     filters = min(layer.filters, part_turns * turn_rows)
-    unit_work = (layer.channels + RESULT_WORK) * (filters + IMAGE_WORK) * cut.tiles * points
+    unit_work = (layer.channels + RESULT_WORK) * (filters + layer.image_work) * cut.tiles * points
     return Plan(
-        m=m,
+        form=form,
         sizes=np.array([*sizes, scratch, lines, *rooms], np.intp),
         units=units,
         chunk=chunk_of(units, threads, CALL_WORK // unit_work),
         columns=cut.columns,
         room=sum(rooms) + kernel.ALIGNED // itemsize,
         workers=threads,
-        work=math.prod(layer[:4]) * points * layer.tiles(m),
+        work=math.prod(layer[:4]) * points * layer.tiles(form),
         weights=weights if packs else 0,
         packs=blocks,
         pack_chunk=chunk_of(blocks, threads, PACK_SIZE * blocks // weights),
@@ -455,8 +603,13 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
 
 
 def _in_groups(geometry: Geometry, w: Array) -> Array:
-    """View w (F, C/group, 3, 3) as (group, F/group, C/group, 3, 3)."""
-    return w.reshape(geometry.group, -1, *w.shape[1:])
+    """View w (F, C/group, *K) as (group, F/group, C/group, KH, KW)."""
+    return _as_planes(w).reshape(geometry.group, -1, w.shape[1], *_of_planes(geometry).kernel_size)
+
+
+def _as_planes(array: Array) -> Array:
+    """View images or kernels of one axis as planes of one row."""
+    return array[:, :, np.newaxis] if array.ndim == 3 else array
 
 
 class Packed(NamedTuple):
@@ -485,13 +638,13 @@ def _by_phases(
     threads, room = max(plan.workers for plan in plans), max(plan.room for plan in plans)
     peaks = allocate("magnitudes", (threads, layer.batch + 1), dtype, zero=True)
     spaces = list(zip(scratches(threads, room, dtype), peaks, strict=True))
-    packed: dict[int, Packed] = {}
+    packed: dict[Form, Packed] = {}
     for plan in plans:
-        if plan.weights and plan.m not in packed:
-            packed[plan.m] = _packed(plan, w, spaces, kept)
+        if plan.weights and plan.form not in packed:
+            packed[plan.form] = _packed(plan, w, spaces, kept)
     failed: set[int] = set()
     for plan, (_, x_part, part) in zip(plans, phases, strict=True):
-        weights = packed.get(plan.m)
+        weights = packed.get(plan.form)
         _convolve(plan, images[:, :, *x_part], w, weights, bias, out[:, :, *part], spaces)
         failed.update(_failed(plan.limits, peaks, weights))
         peaks.fill(0)
@@ -503,7 +656,7 @@ Spaces: TypeAlias = list[tuple[Array, Array]]
 
 def _packed(plan: Plan, w: Array, spaces: Spaces, kept: Kept | None) -> Packed:
     """Transform w, or take it from what is kept."""
-    key = NAME, w.dtype, plan.m
+    key = NAME, w.dtype, plan.form
     packed: Packed | None = None if kept is None else kept.get(key)
     if packed is not None:
         return packed

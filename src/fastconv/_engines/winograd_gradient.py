@@ -63,6 +63,9 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
     """``dw (F, C/group, 3, 3)`` += the gradient from x (N, C, H, W) and dout (N, F, OH, OW)."""
     if not dout.size:
         return
+    if geometry.kernel_size != (3, 3) or geometry.stride != (1, 1):
+        fused.backward_w(geometry, x, dout, dw, workers)
+        return
     dtype = dw.dtype
     plan = _plan(geometry._replace(batch=1), dtype, 1)
     if not plan.pays:

@@ -1,7 +1,16 @@
-/* The transforms of Winograd's convolutions F(2x2, 3x3) and F(4x4, 3x3), in vectors: `m` is 2 or 4,
- * a tile reads m + 2 cells an axis, and POINTS(m) = (m + 2)^2 numbers stand for it.
+/* The transforms of Winograd's convolutions, in vectors. F(m, taps) makes m results of an axis from
+ * points = m + taps - 1 cells: y = A^T [(G g) * (B^T d)], with a row of G and of B^T, and a column of
+ * A^T, for each point. A form is one of them for the rows and one for the columns, and has the
+ * points of both multiplied; F(1, 1) leaves its axis as it is.
  *
- * For an axis, y = A^T [(G g) * (B^T d)], with the points 0, 1, -1 and, for m = 4, 1/2 and -2:
+ * Points at 0, 1, -1 and infinity, for 3 taps and m = 2:
+ *
+ *     B^T = 1  0 -1  0                G =   1    0    0          A^T = 1  1  1  0
+ *           0  1  1  0                    1/2  1/2  1/2                0  1 -1  1
+ *           0 -1  1  0                    1/2 -1/2  1/2
+ *           0 -1  0  1                      0    0    1
+ *
+ * With 1/2 and -2, for 3 taps and m = 4:
  *
  *     B^T = 1 -3/2   -2  3/2  1  0    G =      1      0     0    A^T = 1  1  1   1  1  0
  *           0   -1  1/2  5/2  1  0           1/3    1/3   1/3          0  1 -1 1/2 -2  0
@@ -10,10 +19,18 @@
  *           0  1/2   -1 -1/2  1  0          1/15  -2/15  4/15
  *           0    1 -3/2   -2 3/2 1             0      0     1
  *
- *     B^T = 1  0 -1  0                G =   1    0    0          A^T = 1  1  1  0
- *           0  1  1  0                    1/2  1/2  1/2                0  1 -1  1
- *           0 -1  1  0                    1/2 -1/2  1/2
- *           0 -1  0  1                      0    0    1
+ * With 2, -2, 1/2 and -1/2, for 5 taps and m = 4, or 7 taps and m = 2: column i of G has the points
+ * to the power of i, times -2/9 (1 and -1), 1/90 (2 and -2) and 32/45 (1/2 and -1/2); row i of A^T
+ * has these powers themselves; and
+ *
+ *     B^T = 1    0 -21/4     0  21/4     0 -1 0
+ *           0    1     1 -17/4 -17/4     1  1 0
+ *           0   -1     1  17/4 -17/4    -1  1 0
+ *           0  1/2   1/4  -5/2  -5/4     2  1 0
+ *           0 -1/2   1/4   5/2  -5/4    -2  1 0
+ *           0    2     4  -5/2    -5   1/2  1 0
+ *           0   -2     4   5/2    -5  -1/2  1 0
+ *           0   -1     0  21/4     0 -21/4  0 1
  *
  * Every product is added to one sum only, so that all compilers fuse the same ones. The file includes
  * itself once a type, as simd.h does.
@@ -24,6 +41,24 @@
 #define FASTCONV_WINOGRAD_H
 
 #include "simd.h"
+
+#define FASTCONV_POINTS(m, taps) ((m) + (taps) - 1)
+#define FASTCONV_MOST_POINTS 8
+
+/* Call body(m, taps, m, taps, ...) with the form's numbers, whose digits these are, as constants. */
+#define FASTCONV_BY_FORM(form, body, ...)                                                              \
+    switch (form) {                                                                                    \
+    case 2323: body(2, 3, 2, 3, __VA_ARGS__); break;                                                   \
+    case 4343: body(4, 3, 4, 3, __VA_ARGS__); break;                                                   \
+    case 4545: body(4, 5, 4, 5, __VA_ARGS__); break;                                                   \
+    case 2727: body(2, 7, 2, 7, __VA_ARGS__); break;                                                   \
+    case 1143: body(1, 1, 4, 3, __VA_ARGS__); break;                                                   \
+    case 1145: body(1, 1, 4, 5, __VA_ARGS__); break;                                                   \
+    case 1127: body(1, 1, 2, 7, __VA_ARGS__); break;                                                   \
+    case 4311: body(4, 3, 1, 1, __VA_ARGS__); break;                                                   \
+    case 4511: body(4, 5, 1, 1, __VA_ARGS__); break;                                                   \
+    case 2711: body(2, 7, 1, 1, __VA_ARGS__); break;                                                   \
+    }
 
 #define FASTCONV_T float
 #define FASTCONV_BITS int
@@ -48,56 +83,110 @@
 #define NAME(name) FASTCONV_JOIN(name, FASTCONV_SUFFIX)
 #define vec NAME(vec)
 #define W ((ptrdiff_t)NAME(LANES))
-#define POINTS(m) (((m) + 2) * ((m) + 2))
+#define POINTS FASTCONV_POINTS
+#define MOST FASTCONV_MOST_POINTS
 
 /* --- one axis --- */
 
-FASTCONV_INLINE void NAME(transform_cells)(const int m, vec *to, const vec *d)
+FASTCONV_INLINE void NAME(transform_cells)(const int points, vec *to, const vec *d)
 {
-    if (m == 2) {
+    if (points == 1) {
+        to[0] = d[0];
+    } else if (points == 4) {
         to[0] = d[0] - d[2];
         to[1] = d[1] + d[2];
         to[2] = d[2] - d[1];
         to[3] = d[3] - d[1];
-        return;
+    } else if (points == 6) {
+        vec odd = d[3] - d[1], even = d[4] - d[2];
+        to[0] = (d[0] + d[4]) - 2 * d[2] + (T)1.5 * odd;
+        to[1] = (d[4] - d[1]) + (T)0.5 * d[2] + (T)2.5 * d[3];
+        to[2] = (d[4] + d[1]) - (T)2.5 * d[2] + (T)0.5 * d[3];
+        to[3] = even + 2 * odd;
+        to[4] = even - (T)0.5 * odd;
+        to[5] = (d[1] + d[5]) - 2 * d[3] + (T)1.5 * even;
+    } else {
+        vec even = (d[2] + d[6]) - (T)4.25 * d[4], odd = (d[1] + d[5]) - (T)4.25 * d[3];
+        to[0] = (d[0] - d[6]) + (T)5.25 * (d[4] - d[2]);
+        to[1] = even + odd;
+        to[2] = even - odd;
+        even = (d[6] + (T)0.25 * d[2]) - (T)1.25 * d[4];
+        odd = (d[1] + 4 * d[5]) - 5 * d[3];
+        to[3] = even + (T)0.5 * odd;
+        to[4] = even - (T)0.5 * odd;
+        even = (d[6] + 4 * d[2]) - 5 * d[4];
+        odd = (d[5] + 4 * d[1]) - 5 * d[3];
+        to[5] = even + (T)0.5 * odd;
+        to[6] = even - (T)0.5 * odd;
+        to[7] = (d[7] - d[1]) + (T)5.25 * (d[3] - d[5]);
     }
-    vec odd = d[3] - d[1], even = d[4] - d[2];
-    to[0] = (d[0] + d[4]) - 2 * d[2] + (T)1.5 * odd;
-    to[1] = (d[4] - d[1]) + (T)0.5 * d[2] + (T)2.5 * d[3];
-    to[2] = (d[4] + d[1]) - (T)2.5 * d[2] + (T)0.5 * d[3];
-    to[3] = even + 2 * odd;
-    to[4] = even - (T)0.5 * odd;
-    to[5] = (d[1] + d[5]) - 2 * d[3] + (T)1.5 * even;
 }
 
-FASTCONV_INLINE void NAME(transform_taps)(const int m, vec *to, const vec *g)
+/* The sum of every other tap from `first` on, each times `square` to the power of its place. */
+FASTCONV_INLINE vec NAME(power_sum)(const int taps, const vec *g, const int first, const T square)
 {
-    vec ends = g[0] + g[2];
+    int last = taps - 1 - (taps - 1 - first) % 2;
+    vec sum = g[last];
+    FASTCONV_UNROLL
+    for (int i = last - 2; i >= 0; i -= 2)
+        sum = g[i] + square * sum;
+    return sum;
+}
+
+FASTCONV_INLINE void NAME(transform_taps)(const int points, const int taps, vec *to, const vec *g)
+{
     to[0] = g[0];
-    to[m + 1] = g[2];
-    if (m == 2) {
-        to[1] = (T)0.5 * (ends + g[1]);
-        to[2] = (T)0.5 * (ends - g[1]);
-        return;
+    to[points - 1] = g[taps - 1];
+    if (points == 4) {
+        to[1] = (T)0.5 * ((g[0] + g[2]) + g[1]);
+        to[2] = (T)0.5 * ((g[0] + g[2]) - g[1]);
+    } else if (points == 6) {
+        to[1] = ((g[0] + g[2]) + g[1]) * (T)(1.0 / 3);
+        to[2] = ((g[0] + g[2]) - g[1]) * (T)(-1.0 / 3);
+        to[3] = (g[0] + (T)0.5 * g[1] + (T)0.25 * g[2]) * (T)(-16.0 / 15);
+        to[4] = (g[0] - 2 * g[1] + 4 * g[2]) * (T)(1.0 / 15);
+    } else if (points == 8) {
+        vec even = NAME(power_sum)(taps, g, 0, 1), odd = NAME(power_sum)(taps, g, 1, 1);
+        to[1] = (even + odd) * (T)(-2.0 / 9);
+        to[2] = (even - odd) * (T)(-2.0 / 9);
+        even = NAME(power_sum)(taps, g, 0, 4);
+        odd = NAME(power_sum)(taps, g, 1, 4);
+        to[3] = (even + 2 * odd) * (T)(1.0 / 90);
+        to[4] = (even - 2 * odd) * (T)(1.0 / 90);
+        even = NAME(power_sum)(taps, g, 0, (T)0.25);
+        odd = NAME(power_sum)(taps, g, 1, (T)0.25);
+        to[5] = (even + (T)0.5 * odd) * (T)(32.0 / 45);
+        to[6] = (even - (T)0.5 * odd) * (T)(32.0 / 45);
     }
-    to[1] = (ends + g[1]) * (T)(1.0 / 3);
-    to[2] = (ends - g[1]) * (T)(-1.0 / 3);
-    to[3] = (g[0] + (T)0.5 * g[1] + (T)0.25 * g[2]) * (T)(-16.0 / 15);
-    to[4] = (g[0] - 2 * g[1] + 4 * g[2]) * (T)(1.0 / 15);
 }
 
-FASTCONV_INLINE void NAME(transform_sums)(const int m, vec *to, const vec *s)
+FASTCONV_INLINE void NAME(transform_sums)(const int points, const int m, vec *to, const vec *s)
 {
+    if (points == 1) {
+        to[0] = s[0];
+        return;
+    }
     vec sum = s[1] + s[2], difference = s[1] - s[2];
-    if (m == 2) {
+    if (points == 4) {
         to[0] = s[0] + sum;
         to[1] = s[3] + difference;
-        return;
+    } else if (points == 6) {
+        to[0] = (s[0] + sum) + (s[3] + s[4]);
+        to[1] = difference + (T)0.5 * s[3] - 2 * s[4];
+        to[2] = sum + (T)0.25 * s[3] + 4 * s[4];
+        to[3] = (difference + s[5]) + (T)0.125 * s[3] - 8 * s[4];
+    } else {
+        vec twos = s[3] + s[4], halves = s[5] + s[6];
+        vec two_steps = s[3] - s[4], half_steps = s[5] - s[6];
+        to[0] = (s[0] + sum) + (twos + halves);
+        if (m == 2) {
+            to[1] = (difference + s[7]) + 2 * two_steps + (T)0.5 * half_steps;
+            return;
+        }
+        to[1] = difference + 2 * two_steps + (T)0.5 * half_steps;
+        to[2] = sum + 4 * twos + (T)0.25 * halves;
+        to[3] = (difference + s[7]) + 8 * two_steps + (T)0.125 * half_steps;
     }
-    to[0] = (s[0] + sum) + (s[3] + s[4]);
-    to[1] = difference + (T)0.5 * s[3] - 2 * s[4];
-    to[2] = sum + (T)0.25 * s[3] + 4 * s[4];
-    to[3] = (difference + s[5]) + (T)0.125 * s[3] - 8 * s[4];
 }
 
 /* --- vectors of neighbours, and of every m-th cell --- */
@@ -135,7 +224,12 @@ FASTCONV_INLINE vec NAME(in_turn)(vec a, vec b, const int half)
 /* cells[p] = every m-th number from `from` + p on, of the m first or only the `phases` first p. */
 FASTCONV_INLINE void NAME(split)(const int m, const int phases, const T *from, vec *cells)
 {
-    vec a = NAME(load)(from), b = NAME(load)(from + W);
+    vec a = NAME(load)(from);
+    if (m == 1) {
+        cells[0] = a;
+        return;
+    }
+    vec b = NAME(load)(from + W);
     vec even = NAME(every_other)(a, b, 0), odd = NAME(every_other)(a, b, 1);
     if (m == 2) {
         cells[0] = even;
@@ -155,6 +249,10 @@ FASTCONV_INLINE void NAME(split)(const int m, const int phases, const T *from, v
 /* The reverse of `split`, for all m. */
 FASTCONV_INLINE void NAME(merge)(const int m, const vec *cells, T *to)
 {
+    if (m == 1) {
+        NAME(store)(to, cells[0]);
+        return;
+    }
     if (m == 2) {
         NAME(store)(to, NAME(in_turn)(cells[0], cells[1], 0));
         NAME(store)(to + W, NAME(in_turn)(cells[0], cells[1], 1));
@@ -210,71 +308,74 @@ FASTCONV_APART T NAME(peak)(const T *numbers, ptrdiff_t n, T most)
 
 /* --- the transforms --- */
 
-/* to[i][j] = (B^T d)[i][j], for lines d of `length` cells, whole vectors, `pitch` apart; and once
- * more after them, each line m cells later: what a tile shares with the next one in its row.
+/* to[i][j] = (B^T d)[i][j], for lines d of `length` cells, whole vectors, `pitch` apart; and after
+ * them, as often as a row of tiles shares cells with those m columns later, each line m cells later.
  *
  * Lines are `line` numbers apart. `peaks` are the largest magnitudes so far, a vector. */
-FASTCONV_INLINE void NAME(lines_body)(const int m, const T *d, ptrdiff_t pitch, ptrdiff_t length,
-                                      T *to, ptrdiff_t line, T *peaks)
+FASTCONV_INLINE void NAME(lines_body)(const int row_m, const int row_taps, const int m, const int taps,
+                                      const T *d, ptrdiff_t pitch, ptrdiff_t length, T *to,
+                                      ptrdiff_t line, T *peaks)
 {
-    T *later = to + (m + 2) * line - m;
+    const int points = POINTS(row_m, row_taps);
     NAME(bits) most;
     memcpy(&most, peaks, sizeof most);
     for (ptrdiff_t j = 0; j < length; j += W) {
-        vec cells[6], found[6];
+        vec cells[MOST], found[MOST];
         FASTCONV_UNROLL
-        for (int i = 0; i < m + 2; i++) {
+        for (int i = 0; i < points; i++) {
             cells[i] = NAME(load)(d + i * pitch + j);
             most = NAME(larger)(most, cells[i]);
         }
-        NAME(transform_cells)(m, found, cells);
+        NAME(transform_cells)(points, found, cells);
         FASTCONV_UNROLL
-        for (int i = 0; i < m + 2; i++)
+        for (int i = 0; i < points; i++)
             NAME(store)(to + i * line + j, found[i]);
-        if (j >= m) {
-            FASTCONV_UNROLL
-            for (int i = 0; i < m + 2; i++)
-                NAME(store)(later + i * line + j, found[i]);
-        } else if (W > m) { /* the m cells before belong to another row of tiles */
-            FASTCONV_UNROLL
-            for (int i = 0; i < m + 2; i++)
-                memcpy(later + i * line + m, (const T *)&found[i] + m, (W - m) * sizeof(T));
+        FASTCONV_UNROLL
+        for (int shift = m; shift < POINTS(m, taps); shift += m) {
+            T *later = to + shift / m * points * line;
+            if (j >= shift) {
+                FASTCONV_UNROLL
+                for (int i = 0; i < points; i++)
+                    NAME(store)(later + i * line + j - shift, found[i]);
+            } else if (j + W > shift) { /* the cells before belong to another row of tiles */
+                const int more = shift % W;
+                FASTCONV_UNROLL
+                for (int i = 0; i < points; i++)
+                    memcpy(later + i * line, (const T *)&found[i] + more, (W - more) * sizeof(T));
+            }
         }
     }
     memcpy(peaks, &most, sizeof most);
 }
 
-FASTCONV_APART void NAME(transform_lines)(ptrdiff_t m, const T *d, ptrdiff_t pitch, ptrdiff_t length,
-                                  T *to, ptrdiff_t line, T *peaks)
+FASTCONV_APART void NAME(transform_lines)(ptrdiff_t form, const T *d, ptrdiff_t pitch,
+                                          ptrdiff_t length, T *to, ptrdiff_t line, T *peaks)
 {
-    if (m == 4)
-        NAME(lines_body)(4, d, pitch, length, to, line, peaks);
-    else
-        NAME(lines_body)(2, d, pitch, length, to, line, peaks);
+    FASTCONV_BY_FORM(form, NAME(lines_body), d, pitch, length, to, line, peaks)
 }
 
 /* to[point * step] = a vector of (B^T d) B, for the W tiles that begin at `lines`. */
-FASTCONV_INLINE void NAME(tiles_body)(const int m, const T *lines, ptrdiff_t line, T *to,
-                                      ptrdiff_t step)
+FASTCONV_INLINE void NAME(tiles_body)(const int row_m, const int row_taps, const int m, const int taps,
+                                      const T *lines, ptrdiff_t line, T *to, ptrdiff_t step)
 {
-    for (int i = 0; i < m + 2; i++) {
-        vec cells[6], found[6];
-        NAME(split)(m, m, lines + i * line, cells);
-        NAME(split)(m, 2, lines + (m + 2 + i) * line, cells + m);
-        NAME(transform_cells)(m, found, cells);
+    const int rows = POINTS(row_m, row_taps), points = POINTS(m, taps);
+    for (int i = 0; i < rows; i++) {
+        vec cells[MOST], found[MOST];
         FASTCONV_UNROLL
-        for (int j = 0; j < m + 2; j++, to += step)
+        for (int j = 0; j < points; j += m)
+            NAME(split)(m, points - j < m ? points - j : m, lines + (j / m * rows + i) * line,
+                        cells + j);
+        NAME(transform_cells)(points, found, cells);
+        FASTCONV_UNROLL
+        for (int j = 0; j < points; j++, to += step)
             NAME(store)(to, found[j]);
     }
 }
 
-FASTCONV_APART void NAME(transform_tiles)(ptrdiff_t m, const T *lines, ptrdiff_t line, T *to,
-                                  ptrdiff_t step)
+FASTCONV_APART void NAME(transform_tiles)(ptrdiff_t form, const T *lines, ptrdiff_t line, T *to,
+                                          ptrdiff_t step)
 {
-    if (m == 4)
-        NAME(tiles_body)(4, lines, line, to, step);
-    else
-        NAME(tiles_body)(2, lines, line, to, step);
+    FASTCONV_BY_FORM(form, NAME(tiles_body), lines, line, to, step)
 }
 
 /* The first halves of two vectors. */
@@ -300,90 +401,93 @@ FASTCONV_INLINE vec NAME(first_halves)(vec a, vec b)
 
 /* to[point] = a vector of G g G^T; tap k of g is `pitch` further on than the one before. Where there
  * is a second g, both give half a vector. */
-FASTCONV_INLINE void NAME(weights_body)(const int m, const T *g, ptrdiff_t pitch, const T *second,
+FASTCONV_INLINE void NAME(weights_body)(const int row_m, const int row_taps, const int m,
+                                        const int taps, const T *g, ptrdiff_t pitch, const T *second,
                                         vec *to)
 {
-    vec rows[6][3];
+    const int row_points = POINTS(row_m, row_taps), points = POINTS(m, taps);
+    vec rows[MOST][7];
     FASTCONV_UNROLL
-    for (int k = 0; k < 3; k++) {
-        vec taps[3], found[6];
+    for (int k = 0; k < taps; k++) {
+        vec column[7], found[MOST];
         FASTCONV_UNROLL
-        for (int i = 0; i < 3; i++) {
-            const ptrdiff_t at = (3 * i + k) * pitch;
-            taps[i] = NAME(load)(g + at);
+        for (int i = 0; i < row_taps; i++) {
+            const ptrdiff_t at = (taps * i + k) * pitch;
+            column[i] = NAME(load)(g + at);
             if (second)
-                taps[i] = NAME(first_halves)(taps[i], NAME(load)(second + at));
+                column[i] = NAME(first_halves)(column[i], NAME(load)(second + at));
         }
-        NAME(transform_taps)(m, found, taps);
+        NAME(transform_taps)(row_points, row_taps, found, column);
         FASTCONV_UNROLL
-        for (int i = 0; i < m + 2; i++)
+        for (int i = 0; i < row_points; i++)
             rows[i][k] = found[i];
     }
     FASTCONV_UNROLL
-    for (int i = 0; i < m + 2; i++)
-        NAME(transform_taps)(m, to + i * (m + 2), rows[i]);
+    for (int i = 0; i < row_points; i++)
+        NAME(transform_taps)(points, taps, to + i * points, rows[i]);
 }
 
-/* to[point * step][channel][row] = G g G^T for taps g[channel][3 * 3][row], the last tap first if
+/* to[point * step][channel][row] = G g G^T for taps g[channel][tap][row], the last tap first if
  * they are turned; up to W - 1 numbers after the taps are read. */
-FASTCONV_INLINE void NAME(block_body)(const int m, const T *g, ptrdiff_t rows, ptrdiff_t channels,
-                                      int turned, T *to, ptrdiff_t step)
+FASTCONV_INLINE void NAME(block_body)(const int row_m, const int row_taps, const int m, const int taps,
+                                      const T *g, ptrdiff_t rows, ptrdiff_t channels, int turned,
+                                      T *to, ptrdiff_t step)
 {
-    vec found[36];
+    const int all = row_taps * taps, points = POINTS(row_m, row_taps) * POINTS(m, taps);
+    vec found[MOST * MOST];
     ptrdiff_t c = 0, pitch = turned ? -rows : rows;
-    g += turned ? 8 * rows : 0;
+    g += turned ? (all - 1) * rows : 0;
     if (2 * rows == W)
         for (; c + 2 <= channels; c += 2, to += W) {
-            const T *taps = g + c * 9 * rows;
-            NAME(weights_body)(m, taps, pitch, taps + 9 * rows, found);
+            const T *some = g + c * all * rows;
+            NAME(weights_body)(row_m, row_taps, m, taps, some, pitch, some + all * rows, found);
             FASTCONV_UNROLL
-            for (int p = 0; p < POINTS(m); p++)
+            for (int p = 0; p < points; p++)
                 NAME(store)(to + p * step, found[p]);
         }
     for (; c < channels; c++)
         for (ptrdiff_t r = 0, n; r < rows; r += n, to += n) {
             n = rows - r < W ? rows - r : W;
-            NAME(weights_body)(m, g + c * 9 * rows + r, pitch, NULL, found);
+            NAME(weights_body)(row_m, row_taps, m, taps, g + c * all * rows + r, pitch, NULL, found);
             if (n == W || c + 1 < channels - W / rows) /* the next ones overwrite what is too much */
-                for (int p = 0; p < POINTS(m); p++)
+                for (int p = 0; p < points; p++)
                     NAME(store)(to + p * step, found[p]);
             else
-                for (int p = 0; p < POINTS(m); p++)
+                for (int p = 0; p < points; p++)
                     memcpy(to + p * step, &found[p], (size_t)n * sizeof(T));
         }
 }
 
-FASTCONV_APART void NAME(transform_block)(ptrdiff_t m, const T *g, ptrdiff_t rows, ptrdiff_t channels,
-                                  int turned, T *to, ptrdiff_t step)
+FASTCONV_APART void NAME(transform_block)(ptrdiff_t form, const T *g, ptrdiff_t rows,
+                                          ptrdiff_t channels, int turned, T *to, ptrdiff_t step)
 {
-    if (m == 4)
-        NAME(block_body)(4, g, rows, channels, turned, to, step);
-    else
-        NAME(block_body)(2, g, rows, channels, turned, to, step);
+    FASTCONV_BY_FORM(form, NAME(block_body), g, rows, channels, turned, to, step)
 }
 
 /* to[i][...] = line i of A^T s A + bias, tiles beside each other, m cells each; sums of a point are
  * `vectors` vectors, `step` further on than those of the one before. */
-FASTCONV_INLINE void NAME(results_body)(const int m, const T *s, ptrdiff_t step, ptrdiff_t vectors,
-                                        T bias, T *to, ptrdiff_t line)
+FASTCONV_INLINE void NAME(results_body)(const int row_m, const int row_taps, const int m,
+                                        const int taps, const T *s, ptrdiff_t step,
+                                        ptrdiff_t vectors, T bias, T *to, ptrdiff_t line)
 {
+    const int row_points = POINTS(row_m, row_taps), points = POINTS(m, taps);
     for (ptrdiff_t v = 0; v < vectors; v++, s += W, to += m * W) {
-        vec rows[4][6];
+        vec rows[4][MOST];
         FASTCONV_UNROLL
-        for (int j = 0; j < m + 2; j++) {
-            vec sums[6], found[4];
+        for (int j = 0; j < points; j++) {
+            vec sums[MOST], found[4];
             FASTCONV_UNROLL
-            for (int i = 0; i < m + 2; i++)
-                sums[i] = NAME(load)(s + (i * (m + 2) + j) * step);
-            NAME(transform_sums)(m, found, sums);
+            for (int i = 0; i < row_points; i++)
+                sums[i] = NAME(load)(s + (i * points + j) * step);
+            NAME(transform_sums)(row_points, row_m, found, sums);
             FASTCONV_UNROLL
-            for (int i = 0; i < m; i++)
+            for (int i = 0; i < row_m; i++)
                 rows[i][j] = found[i];
         }
         FASTCONV_UNROLL
-        for (int i = 0; i < m; i++) {
+        for (int i = 0; i < row_m; i++) {
             vec cells[4];
-            NAME(transform_sums)(m, cells, rows[i]);
+            NAME(transform_sums)(points, m, cells, rows[i]);
             FASTCONV_UNROLL
             for (int j = 0; j < m; j++)
                 cells[j] += bias;
@@ -392,13 +496,42 @@ FASTCONV_INLINE void NAME(results_body)(const int m, const T *s, ptrdiff_t step,
     }
 }
 
-FASTCONV_APART void NAME(transform_results)(ptrdiff_t m, const T *s, ptrdiff_t step, ptrdiff_t vectors,
-                                    T bias, T *to, ptrdiff_t line)
+FASTCONV_APART void NAME(transform_results)(ptrdiff_t form, const T *s, ptrdiff_t step,
+                                            ptrdiff_t vectors, T bias, T *to, ptrdiff_t line)
 {
-    if (m == 4)
-        NAME(results_body)(4, s, step, vectors, bias, to, line);
+    FASTCONV_BY_FORM(form, NAME(results_body), s, step, vectors, bias, to, line)
+}
+
+/* to[i] = source[i * step] for i < n; step is 2 or 4. Up to W - 1 numbers after them are written. */
+FASTCONV_INLINE void NAME(pick_body)(const int step, T *to, const T *source, ptrdiff_t n)
+{
+    for (; n > 0; n -= W, to += W, source += step * W) {
+        const ptrdiff_t left = (n - 1) * step + 1;
+        vec some[4];
+        FASTCONV_UNROLL
+        for (int i = 0; i < step; i++) {
+            const ptrdiff_t size = left - i * W;
+            some[i] = size >= W  ? NAME(load)(source + i * W)
+                      : size > 0 ? NAME(load_part)(source + i * W, size)
+                                 : (vec){0};
+        }
+        FASTCONV_UNROLL
+        for (int count = step; count > 1; count /= 2)
+            for (int i = 0; i < count / 2; i++)
+                some[i] = NAME(every_other)(some[2 * i], some[2 * i + 1], 0);
+        NAME(store)(to, some[0]);
+    }
+}
+
+FASTCONV_APART void NAME(pick)(T *to, const T *source, ptrdiff_t step, ptrdiff_t n)
+{
+    if (step == 2)
+        NAME(pick_body)(2, to, source, n);
+    else if (step == 4)
+        NAME(pick_body)(4, to, source, n);
     else
-        NAME(results_body)(2, s, step, vectors, bias, to, line);
+        for (ptrdiff_t i = 0; i < n; i++)
+            to[i] = source[i * step];
 }
 
 /* Have n numbers brought to the cache, to be read or written. */
@@ -421,6 +554,7 @@ FASTCONV_INLINE void NAME(clear)(T *to, ptrdiff_t n)
 }
 
 #undef POINTS
+#undef MOST
 #undef T
 #undef NAME
 #undef W

@@ -2,12 +2,12 @@
 # The caller guarantees every size (see _engines/winograd.py), so indices are neither tested nor
 # wrapped, and cdivision saves the test for a divisor of 0: steps and counts are at least 1.
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The kernels of the engine `winograd`: 3x3 convolution by tiles of 2x2 or 4x4 results.
+"""The kernels of the engine `winograd`: convolution by tiles, in the forms of winograd.h.
 
 A unit of work is a group, some filters, and some tiles, in the order of samples, rows and columns;
-tiles are the lanes of vectors. For each block of channels, and each of the (m + 2)^2 points::
+tiles are the lanes of vectors. For each block of channels, and each point of the form::
 
-    x -> scratch: the m + 2 rows that a row of tiles reads
+    x -> scratch: the rows that a row of tiles reads
       -> lines:   B^T d
       -> inputs:  B^T d B        [panel][point][channel][tile]
     w -> taps:                   [channel][tap][filter]
@@ -15,6 +15,9 @@ tiles are the lanes of vectors. For each block of channels, and each of the (m +
          sums:    their products [panel][block of filters][point][filter][tile]
       -> results: A^T s A + bias [filter][row][cell]
       -> out
+
+With a stride, each phase of it in a channel of x is a channel of this convolution, and the taps of
+that phase are its kernel; where these are fewer than the form has, the rest are zeros.
 
 Sums are added up over blocks of channels that depend on the layer alone, and no tile meets another:
 so a result's bits do not depend on the unit.
@@ -31,7 +34,9 @@ from fastconv._kernels.simd cimport (
 cnp.import_array()
 
 cdef extern from "winograd.h" nogil:
+    void pick_f32(float *, const float *, Py_ssize_t, Py_ssize_t)
     void fetch_f32(const float *, Py_ssize_t, int)
+    void pick_f64(double *, const double *, Py_ssize_t, Py_ssize_t)
     void fetch_f64(const double *, Py_ssize_t, int)
     void clear_f32(float *, Py_ssize_t)
     void clear_f64(double *, Py_ssize_t)
@@ -59,10 +64,18 @@ cdef enum:
 
 # What `_engines/winograd.py` writes down as a row of integers, in this order.
 cdef struct Sizes:
-    Py_ssize_t m              # results of a tile along an axis, 2 or 4
+    Py_ssize_t form           # m and taps of the rows and of the columns, as four digits
+    Py_ssize_t row_m          # results of a tile along an axis,
+    Py_ssize_t column_m
+    Py_ssize_t row_points     # and cells that it reads
+    Py_ssize_t column_points
+    Py_ssize_t kernel_height  # taps of w, before they are split into phases
+    Py_ssize_t kernel_width
+    Py_ssize_t row_step       # the stride
+    Py_ssize_t column_step
     Py_ssize_t batch
     Py_ssize_t groups
-    Py_ssize_t channels       # of one group
+    Py_ssize_t channels       # of one group, and all phases
     Py_ssize_t filters        # of one group
     Py_ssize_t x_height
     Py_ssize_t x_width
@@ -87,7 +100,8 @@ cdef struct Sizes:
     Py_ssize_t first_room     # in those of a vector of channels, or in results
     Py_ssize_t inputs_room    # in the transformed x,
     Py_ssize_t sums_room
-    Py_ssize_t taps_room
+    Py_ssize_t taps_room      # in the taps of a block of filters,
+    Py_ssize_t channel_room   # in those of a channel whose kernel is unlike the form's,
     Py_ssize_t weights_room   # and in the transformed weights; 0 where these are packed beforehand
 
 # Neighbouring tiles of a unit, in one row.
@@ -113,11 +127,24 @@ cdef inline void fetch(const floating *numbers, Py_ssize_t n, bint writes) noexc
         fetch_f64(numbers, n, writes)
 
 
+cdef inline void pick(
+    floating *to, const floating *source, Py_ssize_t step, Py_ssize_t n
+) noexcept nogil:
+    if floating is float:
+        pick_f32(to, source, step, n)
+    else:
+        pick_f64(to, source, step, n)
+
+
 cdef inline floating peak(const floating *numbers, Py_ssize_t n, floating most) noexcept nogil:
     if floating is float:
         return peak_f32(numbers, n, most)
     else:
         return peak_f64(numbers, n, most)
+
+
+cdef inline Py_ssize_t points_of(const Sizes *z) noexcept nogil:
+    return z.row_points * z.column_points
 
 
 # --- x ------------------------------------------------------------------------------------------
@@ -126,8 +153,8 @@ cdef Py_ssize_t list_runs(
     const Sizes *z, Py_ssize_t begin, Py_ssize_t end, Run *runs
 ) noexcept nogil:
     """List tiles begin .. end, counted over the batch."""
-    cdef Py_ssize_t across = (z.width + z.m - 1) // z.m
-    cdef Py_ssize_t down = (z.height + z.m - 1) // z.m
+    cdef Py_ssize_t across = (z.width + z.column_m - 1) // z.column_m
+    cdef Py_ssize_t down = (z.height + z.row_m - 1) // z.row_m
     cdef Py_ssize_t count = 0
     cdef Py_ssize_t tile = begin
     while tile < end:
@@ -141,21 +168,26 @@ cdef Py_ssize_t list_runs(
     return count
 
 
+cdef inline Py_ssize_t cells_of(const Sizes *z, const Run *run) noexcept nogil:
+    """Cells that the tiles of a run read from one row."""
+    return (run.length - 1) * z.column_m + z.column_points
+
+
 cdef void fill_scratch(
     const Sizes *z, const Run *run, Py_ssize_t pitch, const floating *x, const floating *x_end,
     const Py_ssize_t *strides, Py_ssize_t channels, Py_ssize_t ahead, floating *scratch,
 ) noexcept nogil:
     """scratch[channel][row][cell] = what the tiles of a run read, with zeros around the image."""
-    cdef Py_ssize_t cells = run.length * z.m + 2
-    cdef Py_ssize_t first = run.column * z.m - z.left
+    cdef Py_ssize_t cells = cells_of(z, run)
+    cdef Py_ssize_t first = run.column * z.column_m - z.left
     cdef Py_ssize_t low = min(cells, max(<Py_ssize_t> 0, -first))
     cdef Py_ssize_t high = max(low, min(cells, z.x_width - first))
     cdef Py_ssize_t row, y, channel, i
     cdef const floating *source
     cdef floating *to
     x += run.sample * strides[0] + (first + low) * strides[3]
-    for row in range(z.m + 2):
-        y = run.row * z.m - z.top + row
+    for row in range(z.row_points):
+        y = run.row * z.row_m - z.top + row
         to = scratch + row * pitch
         if not 0 <= y < z.x_height or low == high:
             for channel in range(channels):
@@ -182,57 +214,97 @@ cdef void fill_scratch(
                         channel * strides[1] + i * strides[3]]
 
 
+cdef inline Py_ssize_t steps_up(Py_ssize_t cells, Py_ssize_t step) noexcept nogil:
+    """Steps that it takes to get so far at least; 0 if that is behind."""
+    return (max(<Py_ssize_t> 0, cells) + step - 1) // step
+
+
+cdef void fill_phase(
+    const Sizes *z, const Run *run, Py_ssize_t pitch, const floating *x, const Py_ssize_t *strides,
+    Py_ssize_t channel, floating *scratch,
+) noexcept nogil:
+    """`fill_scratch`, for one channel of a convolution with a stride; x is that of the group."""
+    cdef Py_ssize_t phase = channel % (z.row_step * z.column_step)
+    cdef Py_ssize_t cells = cells_of(z, run)
+    cdef Py_ssize_t top = run.row * z.row_m * z.row_step + phase // z.column_step - z.top
+    cdef Py_ssize_t first = (
+        run.column * z.column_m * z.column_step + phase % z.column_step - z.left)
+    cdef Py_ssize_t low = min(cells, steps_up(-first, z.column_step))
+    cdef Py_ssize_t high = max(low, min(cells, steps_up(z.x_width - first, z.column_step)))
+    cdef Py_ssize_t step = z.column_step * strides[3]
+    cdef Py_ssize_t row, y
+    x += run.sample * strides[0] + channel // (z.row_step * z.column_step) * strides[1]
+    x += (first + low * z.column_step) * strides[3]
+    for row in range(z.row_points):
+        y = top + row * z.row_step
+        if not 0 <= y < z.x_height or low == high:
+            clear(scratch, pitch)
+        else:
+            clear(scratch, low)
+            pick(scratch + low, x + y * strides[2], step, high - low)
+            clear(scratch + high, pitch - high)
+        scratch += pitch
+
+
 cdef void transform_images(
     const Sizes *z, const Run *runs, Py_ssize_t count, Py_ssize_t tiles, const floating *x,
-    const floating *x_end, const Py_ssize_t *strides, Py_ssize_t channels, floating *space,
-    floating *inputs, floating *peaks,
+    const floating *x_end, const Py_ssize_t *strides, Py_ssize_t first, Py_ssize_t channels,
+    floating *space, floating *inputs, floating *peaks,
 ) noexcept nogil:
     """inputs[panel][point][channel][tile] = B^T d B for the tiles of a unit.
 
-    `peaks` takes the largest magnitudes in the samples of the unit, a vector each.
+    x is that of the group, of which channels from `first` on are taken. `peaks` takes the largest
+    magnitudes in the samples of the unit, a vector each.
     """
     cdef Py_ssize_t width = lanes_of(x)
-    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    cdef Py_ssize_t points = points_of(z)
+    cdef bint by_phases = z.row_step * z.column_step > 1
     # channels are read together where they are the neighbours
-    cdef Py_ssize_t most = width if strides[1] == 1 and strides[3] != 1 else 1
+    cdef Py_ssize_t most = (
+        width if strides[1] == 1 and strides[3] != 1 and not by_phases else 1)
     cdef floating *lines = space + width * z.scratch_room
     cdef Py_ssize_t begin = 0
     cdef Py_ssize_t end, r, pitch, channel, tile, line
     # lanes without tiles: subnormal numbers left in memory would take their time
     for channel in range(min(most, channels)):
-        for line in range(2 * (z.m + 2)):
+        for line in range(z.lines_room // z.line):
             clear(
-                lines + channel * z.lines_room + line * z.line + tiles * z.m,
-                (tiles + width - 1) // width * width * z.m - tiles * z.m)
+                lines + channel * z.lines_room + line * z.line + tiles * z.column_m,
+                ((tiles + width - 1) // width * width - tiles) * z.column_m)
     while begin < channels:
         end = min(begin + most, channels)
         for r in range(count):
-            pitch = (runs[r].length * z.m + 2 + width - 1) // width * width
-            fill_scratch(
-                z, runs + r, pitch, x + begin * strides[1], x_end, strides, end - begin,
-                AHEAD if end + AHEAD <= channels else 0, space)
+            pitch = (cells_of(z, runs + r) + width - 1) // width * width
+            if by_phases:
+                fill_phase(z, runs + r, pitch, x, strides, first + begin, space)
+            else:
+                fill_scratch(
+                    z, runs + r, pitch, x + (first + begin) * strides[1], x_end, strides,
+                    end - begin, AHEAD if end + AHEAD <= channels else 0, space)
             for channel in range(end - begin):
                 if floating is float:
                     transform_lines_f32(
-                        z.m, space + channel * z.scratch_room, pitch, pitch,
-                        lines + channel * z.lines_room + runs[r].at * z.m, z.line,
+                        z.form, space + channel * z.scratch_room, pitch, pitch,
+                        lines + channel * z.lines_room + runs[r].at * z.column_m, z.line,
                         peaks + (runs[r].sample - runs[0].sample) * width)
                 else:
                     transform_lines_f64(
-                        z.m, space + channel * z.scratch_room, pitch, pitch,
-                        lines + channel * z.lines_room + runs[r].at * z.m, z.line,
+                        z.form, space + channel * z.scratch_room, pitch, pitch,
+                        lines + channel * z.lines_room + runs[r].at * z.column_m, z.line,
                         peaks + (runs[r].sample - runs[0].sample) * width)
         for channel in range(begin, end):
             tile = 0
             while tile < tiles:
                 if floating is float:
                     transform_tiles_f32(
-                        z.m, lines + (channel - begin) * z.lines_room + tile * z.m, z.line,
+                        z.form, lines + (channel - begin) * z.lines_room + tile * z.column_m,
+                        z.line,
                         inputs + tile // z.panel * points * z.inputs_step + channel * z.panel
                         + tile % z.panel, z.inputs_step)
                 else:
                     transform_tiles_f64(
-                        z.m, lines + (channel - begin) * z.lines_room + tile * z.m, z.line,
+                        z.form, lines + (channel - begin) * z.lines_room + tile * z.column_m,
+                        z.line,
                         inputs + tile // z.panel * points * z.inputs_step + channel * z.panel
                         + tile % z.panel, z.inputs_step)
                 tile += width
@@ -241,6 +313,34 @@ cdef void transform_images(
 
 # --- weights ------------------------------------------------------------------------------------
 
+cdef void gather_taps(
+    const Sizes *z, Py_ssize_t phase, Py_ssize_t rows, Py_ssize_t row_taps, Py_ssize_t column_taps,
+    const floating *w, const Py_ssize_t *strides, floating *taps,
+) noexcept nogil:
+    """taps[tap][filter] = those of one phase of the stride, and zeros where the kernel has none.
+
+    w is that of a channel.
+    """
+    cdef Py_ssize_t i, j, f, row, column
+    cdef const floating *source
+    for i in range(row_taps):
+        row = i * z.row_step + phase // z.column_step
+        for j in range(column_taps):
+            column = j * z.column_step + phase % z.column_step
+            if row >= z.kernel_height or column >= z.kernel_width:
+                for f in range(rows):
+                    taps[f] = 0
+            else:
+                source = w + row * strides[2] + column * strides[3]
+                if strides[0] == 1:
+                    for f in range(rows):
+                        taps[f] = source[f]
+                else:
+                    for f in range(rows):
+                        taps[f] = source[f * strides[0]]
+            taps += rows
+
+
 cdef floating transform_weights(
     const Sizes *z, Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t block,
     Py_ssize_t end_block, const floating *w, const floating *w_end, const Py_ssize_t *strides,
@@ -248,45 +348,68 @@ cdef floating transform_weights(
 ) noexcept nogil:
     """to[point][block][channel][filter] = G g G^T; return the largest magnitude so far.
 
-    strides are those of filters, channels, and the kernel's two axes.
+    w is that of the group, of which channels from `channel` on are taken; strides are those of
+    filters, channels, and the kernel's two axes.
     """
     cdef Py_ssize_t first = block_begin(z.filters, z.blocks, block)
+    cdef Py_ssize_t row_taps = z.row_points - z.row_m + 1
+    cdef Py_ssize_t column_taps = z.column_points - z.column_m + 1
+    cdef Py_ssize_t all_taps = row_taps * column_taps
+    cdef Py_ssize_t phases = z.row_step * z.column_step
+    cdef Py_ssize_t kernel = z.kernel_height * z.kernel_width
     # neighbours, in order or turned by half a turn
-    cdef Py_ssize_t turned = strides[2] == -3 and strides[3] == -1
-    cdef bint in_line = turned or (strides[2] == 3 and strides[3] == 1)
-    cdef Py_ssize_t f, rows, c, k, i
+    cdef Py_ssize_t turned = (strides[3] if z.kernel_width > 1 else strides[2]) < 0
+    cdef Py_ssize_t step = -1 if turned else 1
+    cdef bint in_line = (
+        (z.kernel_width == 1 or strides[3] == step)
+        and (z.kernel_height == 1 or strides[2] == step * z.kernel_width))
+    cdef bint whole = (
+        in_line and phases == 1 and z.kernel_height == row_taps and z.kernel_width == column_taps)
+    cdef floating *one = taps + z.taps_room
+    cdef Py_ssize_t f, rows, c, one_channel
+    cdef Py_ssize_t[4] one_strides
     cdef const floating *source
-    cdef floating *tap
-    w += channel * strides[1] - 8 * turned
+    if not in_line:
+        turned = 0
     while block < end_block:
         f = block_begin(z.filters, z.blocks, block)
         rows = block_begin(z.filters, z.blocks, block + 1) - f
-        if in_line and strides[1] == 9:
+        source = w + f * strides[0] - (kernel - 1) * turned
+        if whole and strides[1] == all_taps:
             transpose(
-                rows, 9 * channels, w + f * strides[0], strides[0], w_end, taps, rows,
-                taps + z.taps_room)
-        elif in_line:
+                rows, all_taps * channels, source + channel * strides[1], strides[0], w_end, taps,
+                rows, taps + z.taps_room)
+        elif whole:
             for c in range(channels):
                 transpose(
-                    rows, 9, w + f * strides[0] + c * strides[1], strides[0], w_end,
-                    taps + c * 9 * rows, rows, taps + z.taps_room)
+                    rows, all_taps, source + (channel + c) * strides[1], strides[0], w_end,
+                    taps + c * all_taps * rows, rows, taps + z.taps_room)
+        elif in_line:
+            one_strides[:] = [1, 0, step * z.kernel_width * rows, step * rows]
+            one_channel = -1
+            for c in range(channel, channel + channels):
+                if c // phases != one_channel:
+                    one_channel = c // phases
+                    transpose(
+                        rows, kernel, source + one_channel * strides[1], strides[0], w_end, one,
+                        rows, one + z.channel_room)
+                gather_taps(
+                    z, c % phases, rows, row_taps, column_taps,
+                    one + turned * (kernel - 1) * rows, one_strides,
+                    taps + (c - channel) * all_taps * rows)
         else:
-            for c in range(channels):
-                for k in range(9):
-                    source = (
-                        w + f * strides[0] + c * strides[1] + k // 3 * strides[2]
-                        + k % 3 * strides[3])
-                    tap = taps + (c * 9 + k) * rows
-                    for i in range(rows):
-                        tap[i] = source[i * strides[0]]
-        most = peak(taps, 9 * channels * rows, most)
+            for c in range(channel, channel + channels):
+                gather_taps(
+                    z, c % phases, rows, row_taps, column_taps, source + c // phases * strides[1],
+                    strides, taps + (c - channel) * all_taps * rows)
+        most = peak(taps, all_taps * channels * rows, most)
         if floating is float:
             transform_block_f32(
-                z.m, taps, rows, channels, turned, to + (f - first) * channels,
+                z.form, taps, rows, channels, turned * whole, to + (f - first) * channels,
                 z.weights_step)
         else:
             transform_block_f64(
-                z.m, taps, rows, channels, turned, to + (f - first) * channels,
+                z.form, taps, rows, channels, turned * whole, to + (f - first) * channels,
                 z.weights_step)
         block += 1
     return most
@@ -303,7 +426,7 @@ cdef void multiply(
     `sums` begin with `block`; there are `blocks` of a panel.
     """
     cdef Py_ssize_t width = lanes_of(inputs)
-    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    cdef Py_ssize_t points = points_of(z)
     cdef Py_ssize_t first = block_begin(z.filters, z.blocks, block)
     cdef Py_ssize_t zero = 0
     cdef Py_ssize_t panels = (tiles + z.panel - 1) // z.panel
@@ -335,11 +458,11 @@ cdef inline void fetch_run(
     const Sizes *z, const Run *run, const floating *out, const Py_ssize_t *strides
 ) noexcept nogil:
     """Have the cells that `store_run` writes brought to the cache."""
-    cdef Py_ssize_t cells = min(run.length * z.m, z.width - run.column * z.m)
+    cdef Py_ssize_t cells = min(run.length * z.column_m, z.width - run.column * z.column_m)
     cdef Py_ssize_t y
-    for y in range(run.row * z.m, min((run.row + 1) * z.m, z.height)):
+    for y in range(run.row * z.row_m, min((run.row + 1) * z.row_m, z.height)):
         fetch(
-            out + run.sample * strides[0] + y * strides[2] + run.column * z.m, cells, True)
+            out + run.sample * strides[0] + y * strides[2] + run.column * z.column_m, cells, True)
 
 
 cdef void store_run(
@@ -347,13 +470,13 @@ cdef void store_run(
     Py_ssize_t line, floating *out, const Py_ssize_t *strides,
 ) noexcept nogil:
     """Write the results [filter][row][cell] of a run's tiles, as far as the image goes."""
-    cdef Py_ssize_t cells = min(run.length * z.m, z.width - run.column * z.m)
+    cdef Py_ssize_t cells = min(run.length * z.column_m, z.width - run.column * z.column_m)
     cdef Py_ssize_t y, f, i
     cdef const floating *source
     cdef floating *to
-    out += run.sample * strides[0] + run.column * z.m * strides[3]
-    for y in range(run.row * z.m, min((run.row + 1) * z.m, z.height)):
-        source = results + (y - run.row * z.m) * line + run.at * z.m
+    out += run.sample * strides[0] + run.column * z.column_m * strides[3]
+    for y in range(run.row * z.row_m, min((run.row + 1) * z.row_m, z.height)):
+        source = results + (y - run.row * z.row_m) * line + run.at * z.column_m
         to = out + y * strides[2]
         if strides[3] == 1:
             for f in range(rows):
@@ -373,9 +496,9 @@ cdef void store_results(
 ) noexcept nogil:
     """out = A^T s A + bias; `sums` as in `multiply`, bias and out those of the group."""
     cdef Py_ssize_t width = lanes_of(sums)
-    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
-    cdef Py_ssize_t line = z.tiles * z.m
-    cdef Py_ssize_t pitch = line * z.m
+    cdef Py_ssize_t points = points_of(z)
+    cdef Py_ssize_t line = z.tiles * z.column_m
+    cdef Py_ssize_t pitch = line * z.row_m
     cdef bint by_blocks = strides[1] == 1 and strides[3] != 1  # filters are the neighbours
     cdef Py_ssize_t panels = (tiles + z.panel - 1) // z.panel
     cdef Py_ssize_t f, rows, i, panel, tile, vectors, r
@@ -394,13 +517,13 @@ cdef void store_results(
                 tile = panel * z.panel
                 vectors = (min(z.panel, tiles - tile) + width - 1) // width
                 source = sums + panel * blocks * points * z.sums_step + i * z.panel
-                to = results + (i * pitch if by_blocks else 0) + tile * z.m
+                to = results + (i * pitch if by_blocks else 0) + tile * z.column_m
                 if floating is float:
                     transform_results_f32(
-                        z.m, source, z.sums_step, vectors, added, to, line)
+                        z.form, source, z.sums_step, vectors, added, to, line)
                 else:
                     transform_results_f64(
-                        z.m, source, z.sums_step, vectors, added, to, line)
+                        z.form, source, z.sums_step, vectors, added, to, line)
             if not by_blocks:
                 for r in range(count):
                     store_run(
@@ -422,13 +545,14 @@ cdef void convolve_unit(
     cdef Run runs[MAX_TILES]
     cdef floating found[MAX_TILES * MAX_LANES]
     cdef Py_ssize_t width = lanes_of(x)
-    cdef Py_ssize_t points = (z.m + 2) * (z.m + 2)
+    cdef Py_ssize_t points = points_of(z)
     cdef Py_ssize_t total = (
-        (z.width + z.m - 1) // z.m * ((z.height + z.m - 1) // z.m) * z.batch)
+        (z.width + z.column_m - 1) // z.column_m
+        * ((z.height + z.row_m - 1) // z.row_m) * z.batch)
     cdef floating *inputs = space + z.first_room
     cdef floating *sums = inputs + z.inputs_room
     cdef floating *taps = sums + z.sums_room
-    cdef floating *weights = taps + z.taps_room
+    cdef floating *weights = taps + z.taps_room + z.channel_room
     cdef floating *at
     cdef const floating *u
     cdef Py_ssize_t part, group, begin, end, count, depth, channel, channels, turn, first_turn
@@ -439,7 +563,7 @@ cdef void convolve_unit(
     group = unit // z.units // z.parts
     count = list_runs(z, begin, end, runs)
     clear(found, (runs[count - 1].sample - runs[0].sample + 1) * width)
-    x += group * z.channels * x_strides[1]
+    x += group * (z.channels // (z.row_step * z.column_step)) * x_strides[1]
     w += group * w_strides[0]
     out += group * z.filters * out_strides[1]
     if bias != NULL:
@@ -453,8 +577,8 @@ cdef void convolve_unit(
         channel = block_begin(z.channels, z.depths, depth)
         channels = block_begin(z.channels, z.depths, depth + 1) - channel
         transform_images(
-            z, runs, count, end - begin, x + channel * x_strides[1], x_end, x_strides, channels,
-            space, inputs, found)
+            z, runs, count, end - begin, x, x_end, x_strides, channel, channels, space, inputs,
+            found)
         for turn in range(first_turn, end_turn):
             block = turn * z.together
             end_block = min(block + z.together, z.blocks)
@@ -493,7 +617,7 @@ cdef void pack_unit(
     cdef Py_ssize_t channels = block_begin(z.channels, z.depths, depth + 1) - channel
     peaks[z.batch] = transform_weights(
         z, channel, channels, block, min(block + z.together, z.blocks), w + group * strides[0],
-        w_end, strides + 1, taps, packed + unit * (z.m + 2) * (z.m + 2) * z.weights_step,
+        w_end, strides + 1, taps, packed + unit * points_of(z) * z.weights_step,
         peaks[z.batch])
 
 
@@ -515,7 +639,7 @@ def pack(
     cnp.ndarray sizes not None, cnp.ndarray w not None, cnp.ndarray packed not None,
     cnp.ndarray peaks not None, cnp.ndarray space not None, Py_ssize_t begin, Py_ssize_t end,
 ):
-    """Transform units begin .. end of w (group, F/group, C/group, 3, 3): a few blocks of filters.
+    """Transform units begin .. end of w (group, F/group, C/group, KH, KW): a few blocks of filters.
 
     The last of `peaks` grows to the largest magnitude in them.
     """
@@ -548,7 +672,7 @@ def convolve(
 ):
     """Compute units begin .. end of out (N, F, OH, OW) from x (N, C, H, W) and the weights.
 
-    These are w (group, F/group, C/group, 3, 3) itself where they are not packed. peaks (N + 1,)
+    These are w (group, F/group, C/group, KH, KW) itself where they are not packed. peaks (N + 1,)
     grow to the largest magnitudes in each sample and, the last, in w.
     """
     cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)

@@ -80,7 +80,7 @@ FASTCONV_INLINE void NAME(tile_cells_body)(const int size, const T *cells, const
             for (int i = 0; i < size; i++)
                 column[i] = NAME(load)(at[i][j] + v);
             if (size == 6)
-                NAME(transform_cells)(4, found, column);
+                NAME(transform_cells)(6, found, column);
             else
                 NAME(transform_dout)(found, column);
             FASTCONV_UNROLL
@@ -90,7 +90,7 @@ FASTCONV_INLINE void NAME(tile_cells_body)(const int size, const T *cells, const
         FASTCONV_UNROLL
         for (int i = 0; i < 6; i++) {
             if (size == 6)
-                NAME(transform_cells)(4, found, lines[i]);
+                NAME(transform_cells)(6, found, lines[i]);
             else
                 NAME(transform_dout)(found, lines[i]);
             FASTCONV_UNROLL
