@@ -26,7 +26,16 @@ from failing_memory import give_memory
 import fastconv
 from fastconv import _im2col, _kernels, _pooling, reference
 from fastconv._columns import size_table
-from fastconv._engines import depthwise, fused, lanes, planes, plans, winograd, winograd_gradient
+from fastconv._engines import (
+    depthwise,
+    forms,
+    fused,
+    lanes,
+    planes,
+    plans,
+    winograd,
+    winograd_gradient,
+)
 from fastconv._geometry import conv_geometry, window_geometry
 
 PAGE = mmap.PAGESIZE
@@ -336,7 +345,7 @@ def check_winograd(end: str, dtype: type) -> int:
         kernel, stride = choose.choice(WINOGRAD_KERNELS)
         winograd.kernel = _kernels.load("winograd", choose.choice(_kernels.RUNNABLE))
         small = kernel == (3, 3) and choose.random() < 0.5
-        winograd.Layer.form = winograd.SMALL_TILES if small else suited
+        winograd.Layer.form = forms.SMALL_TILES if small else suited
         winograd.PACKED_UNITS = choose.choice((1, 10**9))
         winograd.INPUT_BYTES, winograd.SUM_BYTES = choose.choice(((1, 1), *((2**20, 2**22),) * 2))
         winograd.DEPTH_BYTES = choose.choice((64, 512))
@@ -383,17 +392,20 @@ def check_winograd_gradient(end: str, dtype: type) -> int:
             "winograd_gradient", choose.choice(_kernels.RUNNABLE)
         )
         winograd_gradient.UNIT_BYTES = choose.choice((1, 2**20))
-        winograd_gradient.TILES, winograd_gradient.MOST = choose.choice(((48, 192), (3, 16)))
+        winograd_gradient.TILE_POINTS, winograd_gradient.MOST = choose.choice(
+            ((2000, 192), (100, 16))
+        )
+        form = choose.choice(winograd_gradient.FORMS)
         winograd_gradient.COPY_WORK = choose.choice((0, math.inf))
         group, channels, filters = choose.choice(((1, 5, 7), (2, 9, 11), (1, 37, 10), (1, 8, 26)))
         dilation = choose.choice((1, 1, 2, 3))
         pad = tuple(
-            (choose.randrange(5), choose.randrange(5) + max(0, 2 * dilation + 1 - size))
-            for size in (height, width)
+            (choose.randrange(5), choose.randrange(3) + max(0, (taps - 1) * dilation + 1 - size))
+            for size, taps in zip((height, width), form.taps, strict=True)
         )
         params = {"pad": pad, "group": group, "dilation": dilation}
         x = rng.integers(-3, 4, (2, group * channels, height, width)).astype(dtype)
-        w = rng.integers(-3, 4, (group * filters, channels, 3, 3)).astype(dtype)
+        w = rng.integers(-3, 4, (group * filters, channels, *form.taps)).astype(dtype)
         expected = reference.conv_forward_shifted(x, w, None, **params)
         dout = rng.integers(-3, 4, expected.shape).astype(dtype)
         _, gradient, _ = reference.conv_backward_shifted(dout, x, w, **params)

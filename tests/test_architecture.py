@@ -35,7 +35,7 @@ LAYERS = [
     ["fastconv._engines.winograd_gradient"],
     ["fastconv._engines.fused"],
     ["fastconv._engines.overlap"],
-    ["fastconv._engines.limits"],
+    ["fastconv._engines.limits", "fastconv._engines.forms"],
     ["fastconv._engines.caffe"],
     ["fastconv._engines.lanes"],
     ["fastconv._engines.plans"],

@@ -25,7 +25,7 @@ from test_fused import (
 
 import fastconv
 from fastconv import _kernels, reference
-from fastconv._engines import select_engine, winograd
+from fastconv._engines import forms, select_engine, winograd
 from fastconv._geometry import conv_geometry
 from fastconv._memory import allocate as allocate_memory
 
@@ -68,7 +68,7 @@ for results, taps in ((4, 5), (2, 7)):
     )
 
 FORMS = {
-    name: winograd.Form(winograd.Axis(*row), winograd.Axis(*column))
+    name: forms.Form(forms.Axis(*row), forms.Axis(*column))
     for name, row, column in (
         ("2x2,3x3", (2, 3), (2, 3)),
         ("4x4,3x3", (4, 3), (4, 3)),
@@ -270,7 +270,7 @@ def test_promise_to_users(channels, form):
         *(array.astype(np.float64) for array in (x, w, b)), pad=1, engine="caffe"
     )
     small = form == FORMS["2x2,3x3"]
-    promised = 4e-6 if small else 1e-5 if winograd.WHOLE in form else 2e-5
+    promised = 4e-6 if small else 1e-5 if forms.WHOLE in form else 2e-5
     assert np.abs(out - wanted).max() / np.abs(wanted).max() < promised
 
 

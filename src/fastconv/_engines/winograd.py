@@ -31,6 +31,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastconv._engines import fused, winograd_gradient
+from fastconv._engines.forms import (
+    GROWTH,
+    LARGE_TILES,
+    MOST_TAPS,
+    SMALL_TILES,
+    Form,
+    as_planes,
+    form_of,
+    of_planes,
+)
 from fastconv._engines.limits import Limits
 from fastconv._engines.plans import CALL_WORK, SHARES, UNIT_WORK, VECTOR_TIMES, chunk_of, odd_lines
 from fastconv._geometry import Geometry
@@ -169,7 +179,7 @@ def forward(
         geometry, fused.forward, fused.forward_room, images, weights, bias, out
     )
     groups = _in_groups(geometry, weights)
-    planes = _as_planes(images), groups, bias, _as_planes(out)
+    planes = as_planes(images), groups, bias, as_planes(out)
     for n in _by_phases(Layer.forward(geometry), *planes, workers, kept):
         again(n)
 
@@ -194,7 +204,7 @@ def backward_x(
         geometry, fused.backward_x, fused.backward_x_room, images, weights, bias, dx
     )
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
-    planes = _as_planes(images), turned, bias, _as_planes(dx)
+    planes = as_planes(images), turned, bias, as_planes(dx)
     for n in _by_phases(Layer.backward(geometry), *planes, workers):
         again(n)
 
@@ -204,35 +214,6 @@ backward_b = fused.backward_b
 
 
 # --- plans ------------------------------------------------------------------------------------
-
-
-class Axis(NamedTuple):
-    """What is done along an axis: m results of a tile, from m + taps - 1 cells."""
-
-    m: int
-    taps: int
-
-    @property
-    def points(self) -> int:
-        """Cells of a tile, and numbers that it is transformed to."""
-        return self.m + self.taps - 1
-
-
-class Form(NamedTuple):
-    """What is done along the rows and the columns."""
-
-    row: Axis
-    column: Axis
-
-    @property
-    def points(self) -> int:
-        """Numbers that stand for a tile."""
-        return self.row.points * self.column.points
-
-    @property
-    def key(self) -> int:
-        """The name that winograd.h has for it."""
-        return functools.reduce(lambda key, digit: 10 * key + digit, (*self.row, *self.column))
 
 
 class Layer(NamedTuple):
@@ -266,7 +247,7 @@ class Layer(NamedTuple):
     @classmethod
     def forward(cls, geometry: Geometry) -> "Layer":
         """The convolution itself."""
-        g = _of_planes(geometry)
+        g = of_planes(geometry)
         before = tuple(pad for pad, _ in g.pad)
         channels, filters = g.channels // g.group * math.prod(g.stride), g.filters // g.group
         axes = g.kernel_size, g.stride, g.in_shape, g.out_shape, before, g.dilation
@@ -275,7 +256,7 @@ class Layer(NamedTuple):
     @classmethod
     def backward(cls, geometry: Geometry) -> "Layer":
         """The gradient of its images, from that of its results; the stride is 1."""
-        g = _of_planes(geometry)
+        g = of_planes(geometry)
         before = tuple(
             step * (taps - 1) - pad
             for taps, step, (pad, _) in zip(g.kernel_size, g.dilation, g.pad, strict=True)
@@ -302,7 +283,7 @@ class Layer(NamedTuple):
     @property
     def has_exact_taps(self) -> bool:
         """Whether its kernel has the taps of the form."""
-        return self.kernel == tuple(axis.taps for axis in self.form)
+        return self.kernel == self.form.taps
 
     @property
     def form(self) -> Form:
@@ -312,10 +293,7 @@ class Layer(NamedTuple):
         36/16 of the multiplications, and need as many fewer transformed weights; by measurement
         the large ones pay from a quarter fewer on, if there are more tiles than one.
         """
-        most = max(self.phase_taps)
-        axis = next(axis for axis in AXES if axis.taps >= most)
-        row, column = (axis if taps > 1 else WHOLE for taps in self.phase_taps)
-        large = Form(row, column)
+        large = form_of(self.phase_taps)
         if large != LARGE_TILES:
             return large
         few, many = self.tiles(LARGE_TILES), self.tiles(SMALL_TILES)
@@ -344,22 +322,6 @@ class Layer(NamedTuple):
         return math.prod(-(-size // axis.m) for size, axis in zip(self.shape, form, strict=True))
 
 
-WHOLE = Axis(1, 1)
-AXES = (Axis(4, 3), Axis(4, 5), Axis(2, 7))
-LARGE_TILES, SMALL_TILES = (Form(axis, axis) for axis in (Axis(4, 3), Axis(2, 3)))
-MOST_TAPS = AXES[-1].taps
-
-# How much numbers grow on the way, at most: images or weights, transformed along an axis; and what
-# becomes of a product's. These are the largest sums of magnitudes in a row of B^T, or of G before
-# its divisor; and in rows of B^T, G and A^T, multiplied.
-GROWTH = {
-    WHOLE: (1, 1),
-    Axis(2, 3): (3, 2 * 3 / 2 * 3),
-    Axis(4, 3): (7, 7 * 28 / 15 * 89 / 8),
-    Axis(4, 5): (31, 15 * 62 / 45 * 77 / 4),
-    Axis(2, 7): (127, 15 * 14 / 9 * 8),
-}
-
 Cells: TypeAlias = tuple[slice, ...]
 Phase: TypeAlias = tuple[Layer, Cells, Cells]
 EVERY: Cells = (slice(None), slice(None))
@@ -378,24 +340,9 @@ def _axis_phases(
     return phases
 
 
-def _of_planes(g: Geometry) -> Geometry:
-    """The same convolution of planes; cells of an axis with one tap have no dilation."""
-    if g.rank == 1:
-        g = g._replace(
-            in_shape=(1, *g.in_shape),
-            kernel_size=(1, *g.kernel_size),
-            out_shape=(1, *g.out_shape),
-            stride=(1, *g.stride),
-            dilation=(1, *g.dilation),
-            pad=((0, 0), *g.pad),
-        )
-    steps = zip(g.kernel_size, g.dilation, strict=True)
-    return g._replace(dilation=tuple(step if taps > 1 else 1 for taps, step in steps))
-
-
 def _limits(layer: Layer, dtype: np.dtype[Any]) -> Limits:
     """Which magnitudes of images and weights tiles will do for."""
-    growth, product_growth = (math.prod(GROWTH[axis][i] for axis in layer.form) for i in range(2))
+    growth, product_growth = layer.form.growth(GROWTH)
     return Limits.of(dtype, growth, product_growth * layer.channels)
 
 
@@ -573,7 +520,7 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
         channel_taps,
         0 if packs else points * weights_step,
     ]
-    tile = [form.key, row.m, column.m, row.points, column.points]
+    tile = [form.key, *form.m, *form.cells]
     shapes = [*layer.x_shape, *layer.shape, *layer.before]
     steps = [line, inputs_step, sums_step, weights_step]
     sizes = [*tile, *layer.kernel, *layer.stride, *layer[:4], *shapes, *cut, *steps]
@@ -604,12 +551,7 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
 
 def _in_groups(geometry: Geometry, w: Array) -> Array:
     """View w (F, C/group, *K) as (group, F/group, C/group, KH, KW)."""
-    return _as_planes(w).reshape(geometry.group, -1, w.shape[1], *_of_planes(geometry).kernel_size)
-
-
-def _as_planes(array: Array) -> Array:
-    """View images or kernels of one axis as planes of one row."""
-    return array[:, :, np.newaxis] if array.ndim == 3 else array
+    return as_planes(w).reshape(geometry.group, -1, w.shape[1], *of_planes(geometry).kernel_size)
 
 
 class Packed(NamedTuple):

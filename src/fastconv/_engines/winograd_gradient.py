@@ -1,9 +1,10 @@
-"""The gradient of weights of the engine `winograd`: F(3x3, 4x4), by tiles of 4x4 of dout.
+"""The gradient of weights of the engine `winograd`, by tiles of dout.
 
-Of such a tile and the 6x6 cells of x that it meets, 36 products a channel and filter are left of
-144. They are added up over the tiles of a piece of one sample, and then brought back to the 3x3
-taps and added to dw. Pieces follow from the layer alone and come in order: so dw has the same bits
-with any number of workers, and if its batch comes in several calls.
+Of a tile of 4x4 and the 6x6 cells of x that it meets by a 3x3 kernel, 36 products a channel and
+filter are left of 144; by a 5x5 kernel, 64 of 400. They are added up over the tiles of a piece of
+one sample, and then brought back to the taps and added to dw. Pieces follow from the layer alone,
+and come in order: so dw has the same bits with any number of workers, and if its batch comes in
+several calls. Kernels that are smaller than their form, and strides, are left to `fused`.
 
 With a dilation, tiles of neighbouring phases follow one another, and are cut from the same cells.
 """
@@ -17,6 +18,17 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastconv._engines import fused
+from fastconv._engines.forms import (
+    AXES,
+    GRADIENT_GROWTH,
+    LARGE_TILES,
+    WHOLE,
+    Axis,
+    Form,
+    as_planes,
+    form_of,
+    of_planes,
+)
 from fastconv._engines.limits import Limits
 from fastconv._engines.plans import CALL_WORK, VECTOR_TIMES, odd_lines
 from fastconv._geometry import Geometry
@@ -26,13 +38,14 @@ from fastconv._memory import allocate, as_native, parts, scratches
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
-# Results of a tile along an axis, cells of x that it reads, points that stand for it, and taps.
-TILE = 4
-CELLS = 6
-POINTS = CELLS**2
-TAPS = 9
-# Tiles of a piece: the more there are, the fewer sums are brought back to taps.
-TILES = 48
+# That of 7x7 kernels would save next to nothing.
+FORMS = (
+    LARGE_TILES,
+    Form(Axis(4, 5), Axis(4, 5)),
+    *(Form(*axes) for axis in AXES for axes in ((WHOLE, axis), (axis, WHOLE))),
+)
+# Points of the tiles of a piece: the more there are, the fewer sums are brought back to taps.
+TILE_POINTS = 48 * LARGE_TILES.points
 # What a unit works on stays in second-level cache: 2 MiB where this was measured.
 UNIT_BYTES = 1_400_000
 # And what it may take where cells that a tile reads lie far apart.
@@ -51,7 +64,7 @@ FILTER_WORK = 7
 PIECE_TILES = 8
 # Multiply-adds of `fused.backward_w` that one here must save; and least channels times filters.
 # On 7x7 images it has 0.7 to 0.85 of this one's time, on 11x11 as much, on 14x14 1.2 to 1.7 times.
-GAIN = 1.3
+GAIN = 1.22
 LEAST_PAIRS = 2**9
 # To add up dw beside it costs as much a number as to look at so many of x and dout beforehand.
 COPY_WORK = 4
@@ -60,19 +73,17 @@ PLANS = 256
 
 
 def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
-    """``dw (F, C/group, 3, 3)`` += the gradient from x (N, C, H, W) and dout (N, F, OH, OW)."""
+    """``dw (F, C/group, *K)`` += the gradient from x (N, C, H, W) and dout (N, F, OH, OW)."""
     if not dout.size:
         return
-    if geometry.kernel_size != (3, 3) or geometry.stride != (1, 1):
-        fused.backward_w(geometry, x, dout, dw, workers)
-        return
     dtype = dw.dtype
-    plan = _plan(geometry._replace(batch=1), dtype, 1)
-    if not plan.pays:
+    planes = of_planes(geometry)
+    if not _serves(planes) or not _plan(planes._replace(batch=1), dtype, 1).pays:
         fused.backward_w(geometry, x, dout, dw, workers)
         return
+    plan = _plan(planes._replace(batch=1), dtype, 1)
     if plan.work * len(x) >= THREAD_WORK and (threads := as_workers(workers)) > 1:
-        plan = _plan(geometry._replace(batch=1), dtype, threads)
+        plan = _plan(planes._replace(batch=1), dtype, threads)
     images, gradients = as_native(x, dtype), as_native(dout, dtype)
     peaks = allocate("magnitudes", (plan.workers, len(x), 2), dtype, zero=True)
     spaces = list(zip(scratches(plan.workers, plan.room, dtype), peaks, strict=True))
@@ -107,6 +118,14 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
 Space: TypeAlias = tuple[Array, Array]
 
 
+def _serves(g: Geometry) -> bool:
+    """Whether there is a form for the kernel, as it is."""
+    if max(g.stride) > 1:
+        return False
+    form = form_of(g.kernel_size)
+    return form in FORMS and form.taps == g.kernel_size
+
+
 def _add(plan: "Plan", images: Array, gradients: Array, target: Array, spaces: list[Space]) -> None:
     """Add a batch's gradient; each space's magnitudes grow to those of the samples."""
     for part in parts(len(images) * plan.pieces, plan.pass_pieces):
@@ -114,9 +133,8 @@ def _add(plan: "Plan", images: Array, gradients: Array, target: Array, spaces: l
         def step(space: Space, begin: int, end: int, part: slice = part) -> None:
             room, found = space
             pieces = part.start, part.stop
-            kernel.weight_gradient(
-                plan.sizes, images, gradients, target, found, room, *pieces, begin, end
-            )
+            arrays = as_planes(images), as_planes(gradients), as_planes(target)
+            kernel.weight_gradient(plan.sizes, *arrays, found, room, *pieces, begin, end)
 
         spread(step, spaces, plan.units, 1)
 
@@ -208,30 +226,31 @@ class Pieces(NamedTuple):
     cells: int
 
     @classmethod
-    def of(cls, g: Geometry) -> "Pieces":
+    def of(cls, g: Geometry, form: Form) -> "Pieces":
         """Cut a sample of a layer."""
-        down, across = map(_tile_count, g.out_shape, g.dilation)
-        stretches = -(-across // TILES)
+        most = max(1, TILE_POINTS // form.points)
+        down, across = map(_tile_count, g.out_shape, form.m, g.dilation)
+        stretches = -(-across // most)
         wide = -(-across // stretches)
-        bands = -(-down // min(down, TILES // wide))
+        bands = -(-down // min(down, most // wide))
         high = -(-down // bands)
         x_cells, cells = (
-            math.prod(map(min, shape, map(_extent, (high, wide), g.dilation, (size, size))))
-            for size, shape in ((CELLS, g.in_shape), (TILE, g.out_shape))
+            math.prod(map(min, shape, map(_extent, (high, wide), form.m, g.dilation, sizes)))
+            for sizes, shape in ((form.cells, g.in_shape), (form.m, g.out_shape))
         )
         return cls(down, across, bands, stretches, high * wide, x_cells, cells)
 
 
-def _tile_count(size: int, step: int) -> int:
-    """Tiles along an axis, of cells `step` apart."""
-    periods, rest = divmod(size, TILE * step)
+def _tile_count(size: int, m: int, step: int) -> int:
+    """Tiles of m along an axis, of cells `step` apart."""
+    periods, rest = divmod(size, m * step)
     return periods * step + min(rest, step)
 
 
-def _extent(tiles: int, step: int, size: int) -> int:
-    """The most cells from the first to the last one that so many tiles read."""
+def _extent(tiles: int, m: int, step: int, size: int) -> int:
+    """The most cells from the first to the last one that so many tiles read, `size` each."""
     periods, more = divmod(tiles - 1, step)
-    starts = periods * TILE * step + (more + (TILE - 1) * step if more else 0)
+    starts = periods * m * step + (more + (m - 1) * step if more else 0)
     return starts + (size - 1) * step + 1
 
 
@@ -263,22 +282,23 @@ class Cut(NamedTuple):
             for (some, some_parts), (others, other_parts) in itertools.product(channels, filters)
         }
 
-    def numbers(self, pieces: Pieces, lanes: int) -> int:
+    def numbers(self, form: Form, pieces: Pieces, lanes: int) -> int:
         """What a unit works on."""
         return (
-            POINTS * pieces.tiles * (self.channels + self.filters)
-            + POINTS * TOGETHER * kernel.ROWS * kernel.VECTORS * lanes
-            + TAPS * self.channels * self.filters
+            form.points * pieces.tiles * (self.channels + self.filters)
+            + form.points * TOGETHER * kernel.ROWS * kernel.VECTORS * lanes
+            + math.prod(form.taps) * self.channels * self.filters
             + max(pieces.x_cells * self.channels, pieces.cells * self.filters)
         )
 
-    def time(self, pieces: Pieces, lanes: int) -> float:
+    def time(self, form: Form, pieces: Pieces, lanes: int) -> float:
         """An estimate of a piece's time in a unit, in multiply-adds."""
         vectors = -(-self.channels // lanes)
         panels = -(-vectors // kernel.VECTORS)
         products = VECTOR_TIMES[vectors // panels] * self.channels * self.filters
         transforms = CHANNEL_WORK * self.channels + FILTER_WORK * self.filters
-        return POINTS * ((pieces.tiles + PIECE_TILES) * products + pieces.tiles * transforms)
+        some = (pieces.tiles + PIECE_TILES) * products + pieces.tiles * transforms
+        return form.points * some
 
 
 def _in_parts(size: int, some: int, lanes: int) -> tuple[int, int]:
@@ -292,23 +312,24 @@ def _in_parts(size: int, some: int, lanes: int) -> tuple[int, int]:
 def _plan(g: Geometry, dtype: np.dtype[Any], workers: int) -> Plan:
     itemsize = dtype.itemsize
     lanes = kernel.lanes(itemsize)
-    pieces = Pieces.of(g)
+    form = form_of(g.kernel_size)
+    pieces = Pieces.of(g, form)
 
     def units_of(cut: Cut) -> int:
         return g.group * cut.channel_parts * cut.filter_parts
 
     def time(cut: Cut) -> tuple[float, Cut]:
-        over = max(1.0, cut.numbers(pieces, lanes) * itemsize / UNIT_BYTES)
+        over = max(1.0, cut.numbers(form, pieces, lanes) * itemsize / UNIT_BYTES)
         turns = -(-units_of(cut) // workers)
-        return turns * cut.time(pieces, lanes) * over**2, cut
+        return turns * cut.time(form, pieces, lanes) * over**2, cut
 
     _, cut = min(map(time, Cut.all_of(g, lanes)))
     units = units_of(cut)
     threads = min(workers, units)
     count = pieces.bands * pieces.stretches
-    sizes, room = _sizes(g, pieces, cut, itemsize)
-    piece_work = cut.time(pieces, lanes)
-    direct = TAPS * g.positions * g.channels * g.filters // g.group
+    sizes, room = _sizes(g, form, pieces, cut, itemsize)
+    piece_work = cut.time(form, pieces, lanes)
+    direct = math.prod(g.kernel_size) * g.positions * g.channels * g.filters // g.group
     return Plan(
         pays=room * itemsize <= ROOM_BYTES
         and g.channels * g.filters >= LEAST_PAIRS * g.group**2
@@ -320,25 +341,28 @@ def _plan(g: Geometry, dtype: np.dtype[Any], workers: int) -> Plan:
         room=room,
         workers=threads,
         work=direct,
-        limits=_limits(pieces, dtype),
+        limits=_limits(form, pieces, dtype),
     )
 
 
-def _sizes(g: Geometry, pieces: Pieces, cut: Cut, itemsize: int) -> tuple[Array, int]:
+def _sizes(g: Geometry, form: Form, pieces: Pieces, cut: Cut, itemsize: int) -> tuple[Array, int]:
     """What the kernel is told, and numbers in a worker's space."""
     lanes = kernel.lanes(itemsize)
     channels, filters = (-(-size // lanes) * lanes for size in cut[:2])
     together = min(TOGETHER, -(-cut.filters // kernel.ROWS))
     inputs_step = odd_lines(pieces.tiles * channels, itemsize)
     gradients_step = odd_lines(pieces.tiles * filters, itemsize)
-    products_step = odd_lines(POINTS * kernel.VECTORS * lanes, itemsize)
+    products_step = odd_lines(form.points * kernel.VECTORS * lanes, itemsize)
     rooms = [
         odd_lines(max((pieces.x_cells + 1) * channels, (pieces.cells + 1) * filters), itemsize),
-        POINTS * inputs_step,
-        POINTS * gradients_step,
+        form.points * inputs_step,
+        form.points * gradients_step,
         together * kernel.ROWS * products_step,
     ]
     sizes = [
+        form.key,
+        *form.m,
+        *form.cells,
         g.channels // g.group,
         g.filters // g.group,
         *g.in_shape,
@@ -353,15 +377,11 @@ def _sizes(g: Geometry, pieces: Pieces, cut: Cut, itemsize: int) -> tuple[Array,
         products_step,
         *rooms,
     ]
-    room = sum(rooms) + TAPS * channels * cut.filters + kernel.ALIGNED // itemsize
+    room = sum(rooms) + math.prod(form.taps) * channels * cut.filters + kernel.ALIGNED // itemsize
     return np.array(sizes, np.intp), room
 
 
-def _limits(pieces: Pieces, dtype: np.dtype[Any]) -> Limits:
-    """Which magnitudes of x and dout tiles will do for.
-
-    Numbers grow on the way, at most, by the largest sum of magnitudes in a row of a matrix, once
-    for each axis: in B^T 7, in G 2, in A^T 29/4.
-    """
-    tiles = pieces.down * pieces.across
-    return Limits.of(dtype, 7**2, (7 * 2 * 29 / 4) ** 2 * tiles)
+def _limits(form: Form, pieces: Pieces, dtype: np.dtype[Any]) -> Limits:
+    """Which magnitudes of x and dout tiles will do for."""
+    growth, product_growth = form.growth(GRADIENT_GROWTH)
+    return Limits.of(dtype, growth, product_growth * pieces.down * pieces.across)

@@ -44,6 +44,7 @@
 
 #define FASTCONV_POINTS(m, taps) ((m) + (taps) - 1)
 #define FASTCONV_MOST_POINTS 8
+#define FASTCONV_MOST_TAPS 7
 
 /* Call body(m, taps, m, taps, ...) with the form's numbers, whose digits these are, as constants. */
 #define FASTCONV_BY_FORM(form, body, ...)                                                              \
@@ -125,7 +126,7 @@ FASTCONV_INLINE void NAME(transform_cells)(const int points, vec *to, const vec 
 /* The sum of every other tap from `first` on, each times `square` to the power of its place. */
 FASTCONV_INLINE vec NAME(power_sum)(const int taps, const vec *g, const int first, const T square)
 {
-    int last = taps - 1 - (taps - 1 - first) % 2;
+    const int last = taps - 1 - (taps - 1 - first) % 2;
     vec sum = g[last];
     FASTCONV_UNROLL
     for (int i = last - 2; i >= 0; i -= 2)
@@ -133,33 +134,38 @@ FASTCONV_INLINE vec NAME(power_sum)(const int taps, const vec *g, const int firs
     return sum;
 }
 
+/* G g; of as many taps, or in the gradient of weights, of as many results as a tile has. */
 FASTCONV_INLINE void NAME(transform_taps)(const int points, const int taps, vec *to, const vec *g)
 {
     to[0] = g[0];
     to[points - 1] = g[taps - 1];
+    if (points == 1)
+        return;
+    vec even = NAME(power_sum)(taps, g, 0, 1), odd = NAME(power_sum)(taps, g, 1, 1);
     if (points == 4) {
-        to[1] = (T)0.5 * ((g[0] + g[2]) + g[1]);
-        to[2] = (T)0.5 * ((g[0] + g[2]) - g[1]);
-    } else if (points == 6) {
-        to[1] = ((g[0] + g[2]) + g[1]) * (T)(1.0 / 3);
-        to[2] = ((g[0] + g[2]) - g[1]) * (T)(-1.0 / 3);
-        to[3] = (g[0] + (T)0.5 * g[1] + (T)0.25 * g[2]) * (T)(-16.0 / 15);
-        to[4] = (g[0] - 2 * g[1] + 4 * g[2]) * (T)(1.0 / 15);
-    } else if (points == 8) {
-        vec even = NAME(power_sum)(taps, g, 0, 1), odd = NAME(power_sum)(taps, g, 1, 1);
+        to[1] = (T)0.5 * (even + odd);
+        to[2] = (T)0.5 * (even - odd);
+        return;
+    }
+    vec even_halves = NAME(power_sum)(taps, g, 0, (T)0.25);
+    vec odd_halves = NAME(power_sum)(taps, g, 1, (T)0.25);
+    vec even_twos = NAME(power_sum)(taps, g, 0, 4), odd_twos = NAME(power_sum)(taps, g, 1, 4);
+    if (points == 6) {
+        to[1] = (even + odd) * (T)(1.0 / 3);
+        to[2] = (even - odd) * (T)(-1.0 / 3);
+        to[3] = (even_halves + (T)0.5 * odd_halves) * (T)(-16.0 / 15);
+        to[4] = (even_twos - 2 * odd_twos) * (T)(1.0 / 15);
+    } else {
         to[1] = (even + odd) * (T)(-2.0 / 9);
         to[2] = (even - odd) * (T)(-2.0 / 9);
-        even = NAME(power_sum)(taps, g, 0, 4);
-        odd = NAME(power_sum)(taps, g, 1, 4);
-        to[3] = (even + 2 * odd) * (T)(1.0 / 90);
-        to[4] = (even - 2 * odd) * (T)(1.0 / 90);
-        even = NAME(power_sum)(taps, g, 0, (T)0.25);
-        odd = NAME(power_sum)(taps, g, 1, (T)0.25);
-        to[5] = (even + (T)0.5 * odd) * (T)(32.0 / 45);
-        to[6] = (even - (T)0.5 * odd) * (T)(32.0 / 45);
+        to[3] = (even_twos + 2 * odd_twos) * (T)(1.0 / 90);
+        to[4] = (even_twos - 2 * odd_twos) * (T)(1.0 / 90);
+        to[5] = (even_halves + (T)0.5 * odd_halves) * (T)(32.0 / 45);
+        to[6] = (even_halves - (T)0.5 * odd_halves) * (T)(32.0 / 45);
     }
 }
 
+/* A^T s: m results or, in the gradient of weights, taps. */
 FASTCONV_INLINE void NAME(transform_sums)(const int points, const int m, vec *to, const vec *s)
 {
     if (points == 1) {
@@ -167,25 +173,31 @@ FASTCONV_INLINE void NAME(transform_sums)(const int points, const int m, vec *to
         return;
     }
     vec sum = s[1] + s[2], difference = s[1] - s[2];
+    vec twos = sum, two_steps = sum, halves = sum, half_steps = sum;
     if (points == 4) {
         to[0] = s[0] + sum;
-        to[1] = s[3] + difference;
     } else if (points == 6) {
         to[0] = (s[0] + sum) + (s[3] + s[4]);
-        to[1] = difference + (T)0.5 * s[3] - 2 * s[4];
-        to[2] = sum + (T)0.25 * s[3] + 4 * s[4];
-        to[3] = (difference + s[5]) + (T)0.125 * s[3] - 8 * s[4];
     } else {
-        vec twos = s[3] + s[4], halves = s[5] + s[6];
-        vec two_steps = s[3] - s[4], half_steps = s[5] - s[6];
+        twos = s[3] + s[4];
+        two_steps = s[3] - s[4];
+        halves = s[5] + s[6];
+        half_steps = s[5] - s[6];
         to[0] = (s[0] + sum) + (twos + halves);
-        if (m == 2) {
-            to[1] = (difference + s[7]) + 2 * two_steps + (T)0.5 * half_steps;
-            return;
-        }
-        to[1] = difference + 2 * two_steps + (T)0.5 * half_steps;
-        to[2] = sum + 4 * twos + (T)0.25 * halves;
-        to[3] = (difference + s[7]) + 8 * two_steps + (T)0.125 * half_steps;
+    }
+    T power = 1;
+    FASTCONV_UNROLL
+    for (int i = 1; i < m; i++) {
+        power *= 2;
+        vec found = i % 2 ? difference : sum;
+        if (i == m - 1)
+            found = s[points - 1] + found;
+        if (points == 6)
+            found = found + (1 / power) * s[3] + (i % 2 ? -power : power) * s[4];
+        else if (points == 8)
+            found = found + power * (i % 2 ? two_steps : twos)
+                    + (1 / power) * (i % 2 ? half_steps : halves);
+        to[i] = found;
     }
 }
 
@@ -406,10 +418,10 @@ FASTCONV_INLINE void NAME(weights_body)(const int row_m, const int row_taps, con
                                         vec *to)
 {
     const int row_points = POINTS(row_m, row_taps), points = POINTS(m, taps);
-    vec rows[MOST][7];
+    vec rows[MOST][FASTCONV_MOST_TAPS];
     FASTCONV_UNROLL
     for (int k = 0; k < taps; k++) {
-        vec column[7], found[MOST];
+        vec column[FASTCONV_MOST_TAPS], found[MOST];
         FASTCONV_UNROLL
         for (int i = 0; i < row_taps; i++) {
             const ptrdiff_t at = (taps * i + k) * pitch;

@@ -1,15 +1,10 @@
-/* The transforms of F(3x3, 4x4): the gradient of 3x3 weights from tiles of 4x4 results, in vectors
- * whose lanes are channels or filters.
+/* The transforms of the gradient of weights from tiles of results, in vectors whose lanes are channels
+ * or filters. By a form of winograd.h a tile of m results, of dout, meets m + taps - 1 cells of x and
+ * gives taps numbers of dw: F(taps, m), with the same points. For an axis,
  *
- * For an axis, dw = A^T [(G g) * (B^T d)], for 4 cells g of dout and 6 cells d of x, with B^T and the
- * points of F(4x4, 3x3) in winograd.h:
+ *     dw = A^T [(G g) * (B^T d)]
  *
- *     G =      1      0     0     0     A^T = 1  1  1   1  1  0
- *            1/3    1/3   1/3   1/3           0  1 -1 1/2 -2  0
- *           -1/3    1/3  -1/3   1/3           0  1  1 1/4  4  1
- *         -16/15  -8/15 -4/15 -2/15
- *           1/15  -2/15  4/15 -8/15
- *              0      0     0     1
+ * for cells g of dout and d of x, with B^T as there, a G of m columns and an A^T of taps rows.
  *
  * The file includes itself once a type, as simd.h does.
  */
@@ -19,6 +14,19 @@
 #define FASTCONV_WINOGRAD_GRADIENT_H
 
 #include "winograd.h"
+
+/* FASTCONV_BY_FORM, of forms that pay here. */
+#define FASTCONV_BY_GRADIENT_FORM(form, body, ...)                                                     \
+    switch (form) {                                                                                    \
+    case 4343: body(4, 3, 4, 3, __VA_ARGS__); break;                                                   \
+    case 4545: body(4, 5, 4, 5, __VA_ARGS__); break;                                                   \
+    case 1143: body(1, 1, 4, 3, __VA_ARGS__); break;                                                   \
+    case 1145: body(1, 1, 4, 5, __VA_ARGS__); break;                                                   \
+    case 1127: body(1, 1, 2, 7, __VA_ARGS__); break;                                                   \
+    case 4311: body(4, 3, 1, 1, __VA_ARGS__); break;                                                   \
+    case 4511: body(4, 5, 1, 1, __VA_ARGS__); break;                                                   \
+    case 2711: body(2, 7, 1, 1, __VA_ARGS__); break;                                                   \
+    }
 
 #define FASTCONV_T float
 #define FASTCONV_SUFFIX f32
@@ -40,106 +48,103 @@
 #define vec NAME(vec)
 #define W ((ptrdiff_t)NAME(LANES))
 
-FASTCONV_INLINE void NAME(transform_dout)(vec *to, const vec *g)
-{
-    vec even = g[0] + g[2], odd = g[1] + g[3];
-    to[0] = g[0];
-    to[1] = (even + odd) * (T)(1.0 / 3);
-    to[2] = (even - odd) * (T)(-1.0 / 3);
-    to[3] = (g[0] + (T)0.5 * g[1] + (T)0.25 * g[2] + (T)0.125 * g[3]) * (T)(-16.0 / 15);
-    to[4] = (g[0] - 2 * g[1] + 4 * g[2] - 8 * g[3]) * (T)(1.0 / 15);
-    to[5] = g[3];
-}
+#define POINTS FASTCONV_POINTS
+#define MOST FASTCONV_MOST_POINTS
 
-FASTCONV_INLINE void NAME(transform_products)(vec *to, const vec *s)
-{
-    vec sum = s[1] + s[2], difference = s[1] - s[2];
-    to[0] = (s[0] + sum) + (s[3] + s[4]);
-    to[1] = difference + (T)0.5 * s[3] - 2 * s[4];
-    to[2] = (sum + s[5]) + (T)0.25 * s[3] + 4 * s[4];
-}
-
-/* to[point * step] = vectors of B^T d B, or of G g G^T, for one tile of size x size cells.
+/* to[point * step] = vectors of B^T d B or, where they are not of x, of G g G^T, for one tile.
  *
  * A cell is at rows[i] + columns[j] in `cells`, or zero where one of these is less than 0: `zeros` are
  * as many. */
-FASTCONV_INLINE void NAME(tile_cells_body)(const int size, const T *cells, const ptrdiff_t *rows,
-                                           const ptrdiff_t *columns, const T *zeros,
-                                           ptrdiff_t vectors, T *to, ptrdiff_t step)
+FASTCONV_INLINE void NAME(cells_body)(const int row_m, const int row_taps, const int m, const int taps,
+                                      const int of_x, const T *cells, const ptrdiff_t *rows,
+                                      const ptrdiff_t *columns, const T *zeros, ptrdiff_t vectors,
+                                      T *to, ptrdiff_t step)
 {
-    const T *at[6][6];
-    for (int i = 0; i < size; i++)
-        for (int j = 0; j < size; j++)
+    const int row_points = POINTS(row_m, row_taps), points = POINTS(m, taps);
+    const int high = of_x ? row_points : row_m, wide = of_x ? points : m;
+    const T *at[MOST][MOST];
+    for (int i = 0; i < high; i++)
+        for (int j = 0; j < wide; j++)
             at[i][j] = rows[i] < 0 || columns[j] < 0 ? zeros : cells + rows[i] + columns[j];
     for (ptrdiff_t v = 0; v < vectors * W; v += W) {
-        vec lines[6][6], found[6];
+        vec lines[MOST][MOST], found[MOST];
         FASTCONV_UNROLL
-        for (int j = 0; j < size; j++) {
-            vec column[6];
+        for (int j = 0; j < wide; j++) {
+            vec column[MOST];
             FASTCONV_UNROLL
-            for (int i = 0; i < size; i++)
+            for (int i = 0; i < high; i++)
                 column[i] = NAME(load)(at[i][j] + v);
-            if (size == 6)
-                NAME(transform_cells)(6, found, column);
+            if (of_x)
+                NAME(transform_cells)(row_points, found, column);
             else
-                NAME(transform_dout)(found, column);
+                NAME(transform_taps)(row_points, row_m, found, column);
             FASTCONV_UNROLL
-            for (int i = 0; i < 6; i++)
+            for (int i = 0; i < row_points; i++)
                 lines[i][j] = found[i];
         }
         FASTCONV_UNROLL
-        for (int i = 0; i < 6; i++) {
-            if (size == 6)
-                NAME(transform_cells)(6, found, lines[i]);
+        for (int i = 0; i < row_points; i++) {
+            if (of_x)
+                NAME(transform_cells)(points, found, lines[i]);
             else
-                NAME(transform_dout)(found, lines[i]);
+                NAME(transform_taps)(points, m, found, lines[i]);
             FASTCONV_UNROLL
-            for (int j = 0; j < 6; j++)
-                NAME(store)(to + (6 * i + j) * step + v, found[j]);
+            for (int j = 0; j < points; j++)
+                NAME(store)(to + (points * i + j) * step + v, found[j]);
         }
     }
 }
 
-FASTCONV_APART void NAME(transform_tile)(ptrdiff_t size, const T *cells, const ptrdiff_t *rows,
-                                         const ptrdiff_t *columns, const T *zeros,
-                                         ptrdiff_t vectors, T *to, ptrdiff_t step)
+FASTCONV_APART void NAME(transform_cells_of)(ptrdiff_t form, int of_x, const T *cells,
+                                             const ptrdiff_t *rows, const ptrdiff_t *columns,
+                                             const T *zeros, ptrdiff_t vectors, T *to, ptrdiff_t step)
 {
-    if (size == 6)
-        NAME(tile_cells_body)(6, cells, rows, columns, zeros, vectors, to, step);
+    if (of_x)
+        FASTCONV_BY_GRADIENT_FORM(form, NAME(cells_body), 1, cells, rows, columns, zeros, vectors, to, step)
     else
-        NAME(tile_cells_body)(4, cells, rows, columns, zeros, vectors, to, step);
+        FASTCONV_BY_GRADIENT_FORM(form, NAME(cells_body), 0, cells, rows, columns, zeros, vectors, to, step)
 }
 
 /* to[tap * line] += vectors of A^T s A; sums of a point are `step` further on than those before. */
-FASTCONV_APART void NAME(add_taps)(const T *s, ptrdiff_t step, ptrdiff_t vectors, T *to,
-                                   ptrdiff_t line)
+FASTCONV_INLINE void NAME(taps_body)(const int row_m, const int row_taps, const int m, const int taps,
+                                     const T *s, ptrdiff_t step, ptrdiff_t vectors, T *to,
+                                     ptrdiff_t line)
 {
+    const int row_points = POINTS(row_m, row_taps), points = POINTS(m, taps);
     for (ptrdiff_t v = 0; v < vectors * W; v += W) {
-        vec rows[3][6];
+        vec rows[FASTCONV_MOST_TAPS][MOST];
         FASTCONV_UNROLL
-        for (int j = 0; j < 6; j++) {
-            vec sums[6], found[3];
+        for (int j = 0; j < points; j++) {
+            vec sums[MOST], found[FASTCONV_MOST_TAPS];
             FASTCONV_UNROLL
-            for (int i = 0; i < 6; i++)
-                sums[i] = NAME(load)(s + (6 * i + j) * step + v);
-            NAME(transform_products)(found, sums);
+            for (int i = 0; i < row_points; i++)
+                sums[i] = NAME(load)(s + (points * i + j) * step + v);
+            NAME(transform_sums)(row_points, row_taps, found, sums);
             FASTCONV_UNROLL
-            for (int i = 0; i < 3; i++)
+            for (int i = 0; i < row_taps; i++)
                 rows[i][j] = found[i];
         }
         FASTCONV_UNROLL
-        for (int i = 0; i < 3; i++) {
-            vec taps[3];
-            NAME(transform_products)(taps, rows[i]);
+        for (int i = 0; i < row_taps; i++) {
+            vec found[FASTCONV_MOST_TAPS];
+            NAME(transform_sums)(points, taps, found, rows[i]);
             FASTCONV_UNROLL
-            for (int j = 0; j < 3; j++) {
-                T *tap = to + (3 * i + j) * line + v;
-                NAME(store)(tap, NAME(load)(tap) + taps[j]);
+            for (int j = 0; j < taps; j++) {
+                T *tap = to + (taps * i + j) * line + v;
+                NAME(store)(tap, NAME(load)(tap) + found[j]);
             }
         }
     }
 }
 
+FASTCONV_APART void NAME(add_taps)(ptrdiff_t form, const T *s, ptrdiff_t step, ptrdiff_t vectors,
+                                   T *to, ptrdiff_t line)
+{
+    FASTCONV_BY_GRADIENT_FORM(form, NAME(taps_body), s, step, vectors, to, line)
+}
+
+#undef POINTS
+#undef MOST
 #undef T
 #undef NAME
 #undef W

@@ -2,11 +2,11 @@
 # The caller guarantees every size (see _engines/winograd_gradient.py), so indices are neither
 # tested nor wrapped, and cdivision saves the test for a divisor of 0: sizes are at least 1.
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The kernel of the gradient of 3x3 weights by tiles of 4x4 results: F(3x3, 4x4).
+"""The kernel of the gradient of weights by tiles of results, in the forms of winograd_gradient.h.
 
 A unit of work is some channels and some filters of a group. It goes over the samples in order, each
 in pieces, some rows and columns of tiles; channels and filters are the lanes of vectors. Of each
-piece, and each of the 36 points::
+piece, and each point of the form::
 
     x -> cells:     [cell][channel]
       -> inputs:    B^T d B  [point][tile][channel]
@@ -33,24 +33,30 @@ cnp.import_array()
 cdef extern from "winograd_gradient.h" nogil:
     float peak_f32(const float *, Py_ssize_t, float)
     double peak_f64(const double *, Py_ssize_t, double)
-    void transform_tile_f32(
-        Py_ssize_t, const float *, const Py_ssize_t *, const Py_ssize_t *, const float *,
+    void transform_cells_of_f32(
+        Py_ssize_t, int, const float *, const Py_ssize_t *, const Py_ssize_t *, const float *,
         Py_ssize_t, float *, Py_ssize_t)
-    void transform_tile_f64(
-        Py_ssize_t, const double *, const Py_ssize_t *, const Py_ssize_t *, const double *,
+    void transform_cells_of_f64(
+        Py_ssize_t, int, const double *, const Py_ssize_t *, const Py_ssize_t *, const double *,
         Py_ssize_t, double *, Py_ssize_t)
-    void add_taps_f32(const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t)
-    void add_taps_f64(const double *, Py_ssize_t, Py_ssize_t, double *, Py_ssize_t)
+    void add_taps_f32(
+        Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, float *, Py_ssize_t)
+    void add_taps_f64(
+        Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, double *, Py_ssize_t)
+
+    enum:
+        FASTCONV_MOST_POINTS
 
 cdef enum:
-    POINTS = 36
-    TAPS = 9
-    TILE = 4           # results of a tile along an axis
-    CELLS = 6          # and cells of x that it reads
     MAX_BLOCKS = 256   # of the filters of a unit
 
 # What `_engines/winograd_gradient.py` writes down as a row of integers, in this order.
 cdef struct Sizes:
+    Py_ssize_t form           # m and taps of the rows and of the columns, as four digits
+    Py_ssize_t row_m          # results of a tile along an axis,
+    Py_ssize_t column_m
+    Py_ssize_t row_points     # and cells of x that it reads
+    Py_ssize_t column_points
     Py_ssize_t channels       # of one group
     Py_ssize_t filters        # of one group
     Py_ssize_t x_height
@@ -88,6 +94,14 @@ cdef struct Box:
     Py_ssize_t bottom
     Py_ssize_t left
     Py_ssize_t right
+
+
+cdef inline Py_ssize_t points_of(const Sizes *z) noexcept nogil:
+    return z.row_points * z.column_points
+
+
+cdef inline Py_ssize_t taps_of(const Sizes *z) noexcept nogil:
+    return (z.row_points - z.row_m + 1) * (z.column_points - z.column_m + 1)
 
 
 cdef inline floating peak(const floating *numbers, Py_ssize_t n, floating most) noexcept nogil:
@@ -130,9 +144,9 @@ cdef void copy_cells(
             to += part.pitch
 
 
-cdef inline Py_ssize_t start_of(Py_ssize_t tile, Py_ssize_t step) noexcept nogil:
+cdef inline Py_ssize_t start_of(Py_ssize_t tile, Py_ssize_t m, Py_ssize_t step) noexcept nogil:
     """Where a tile begins along an axis; with a dilation, one of each phase follows another."""
-    return tile // step * TILE * step + tile % step
+    return tile // step * m * step + tile % step
 
 
 cdef inline void list_places(
@@ -147,43 +161,44 @@ cdef inline void list_places(
 
 
 cdef inline void set_box(
-    const Sizes *z, const Box *tiles, Py_ssize_t size, Box *box
+    const Sizes *z, const Box *tiles, bint of_x, Py_ssize_t high, Py_ssize_t wide, Box *box
 ) noexcept nogil:
-    """The cells from the first to the last one that tiles of x (size 6) or dout (size 4) read."""
-    cdef bint of_x = size == CELLS
-    cdef Py_ssize_t top = start_of(tiles.top, z.row_step) - (z.top if of_x else 0)
-    cdef Py_ssize_t left = start_of(tiles.left, z.column_step) - (z.left if of_x else 0)
-    cdef Py_ssize_t down = start_of(tiles.bottom - 1, z.row_step) - start_of(tiles.top, z.row_step)
-    cdef Py_ssize_t across = (
-        start_of(tiles.right - 1, z.column_step) - start_of(tiles.left, z.column_step))
-    box.top = max(<Py_ssize_t> 0, top)
+    """The cells from the first to the last one that tiles of x or dout, so high and wide, read."""
+    cdef Py_ssize_t first = start_of(tiles.top, z.row_m, z.row_step)
+    cdef Py_ssize_t last = start_of(tiles.bottom - 1, z.row_m, z.row_step)
+    cdef Py_ssize_t before = z.top if of_x else 0
+    box.top = max(<Py_ssize_t> 0, first - before)
     box.bottom = min(
-        z.x_height if of_x else z.height, top + down + (size - 1) * z.row_step + 1)
-    box.left = max(<Py_ssize_t> 0, left)
+        z.x_height if of_x else z.height, last - before + (high - 1) * z.row_step + 1)
+    first = start_of(tiles.left, z.column_m, z.column_step)
+    last = start_of(tiles.right - 1, z.column_m, z.column_step)
+    before = z.left if of_x else 0
+    box.left = max(<Py_ssize_t> 0, first - before)
     box.right = min(
-        z.x_width if of_x else z.width, left + across + (size - 1) * z.column_step + 1)
+        z.x_width if of_x else z.width, last - before + (wide - 1) * z.column_step + 1)
 
 
 cdef floating transform_piece(
-    const Sizes *z, const Box *tiles, Py_ssize_t size, const Part *part, const floating *x,
+    const Sizes *z, const Box *tiles, bint of_x, const Part *part, const floating *x,
     const floating *x_end, const Py_ssize_t *strides, floating *cells, floating *to,
     Py_ssize_t step, bint look, floating most,
 ) noexcept nogil:
-    """to[point][tile][channel] = the transformed tiles of a sample's piece.
+    """to[point][tile][channel] = the transformed tiles of a sample's piece, of x or of dout.
 
-    Tiles are those of x if `size` is 6, those of dout if it is 4. Return the largest magnitude so
-    far, if one is asked to `look`.
+    Return the largest magnitude so far, if one is asked to `look`.
     """
-    cdef Py_ssize_t rows[CELLS]
-    cdef Py_ssize_t columns[CELLS]
+    cdef Py_ssize_t rows[FASTCONV_MOST_POINTS]
+    cdef Py_ssize_t columns[FASTCONV_MOST_POINTS]
     cdef Py_ssize_t vectors = part.pitch // lanes_of(x)
-    cdef Py_ssize_t top = z.top if size == CELLS else 0
-    cdef Py_ssize_t left = z.left if size == CELLS else 0
+    cdef Py_ssize_t high = z.row_points if of_x else z.row_m
+    cdef Py_ssize_t wide = z.column_points if of_x else z.column_m
+    cdef Py_ssize_t top = z.top if of_x else 0
+    cdef Py_ssize_t left = z.left if of_x else 0
     cdef floating *zeros = cells
     cdef floating *cells_end = cells + z.cells_room
     cdef Py_ssize_t i, j, pitch
     cdef Box box
-    set_box(z, tiles, size, &box)
+    set_box(z, tiles, of_x, high, wide, &box)
     pitch = (box.right - box.left) * part.pitch
     for i in range(part.pitch):
         zeros[i] = 0
@@ -194,15 +209,18 @@ cdef floating transform_piece(
             most = peak(cells, (box.bottom - box.top) * pitch, most)
     for i in range(tiles.top, tiles.bottom):
         list_places(
-            start_of(i, z.row_step) - top, z.row_step, size, box.top, box.bottom, pitch, rows)
+            start_of(i, z.row_m, z.row_step) - top, z.row_step, high, box.top, box.bottom, pitch,
+            rows)
         for j in range(tiles.left, tiles.right):
             list_places(
-                start_of(j, z.column_step) - left, z.column_step, size, box.left, box.right,
-                part.pitch, columns)
+                start_of(j, z.column_m, z.column_step) - left, z.column_step, wide, box.left,
+                box.right, part.pitch, columns)
             if floating is float:
-                transform_tile_f32(size, cells, rows, columns, zeros, vectors, to, step)
+                transform_cells_of_f32(
+                    z.form, of_x, cells, rows, columns, zeros, vectors, to, step)
             else:
-                transform_tile_f64(size, cells, rows, columns, zeros, vectors, to, step)
+                transform_cells_of_f64(
+                    z.form, of_x, cells, rows, columns, zeros, vectors, to, step)
             to += part.pitch
     return most
 
@@ -228,7 +246,7 @@ cdef void multiply(
         first = 0
         while first < blocks:
             end = min(first + z.together, blocks)
-            for point in range(POINTS):
+            for point in range(points_of(z)):
                 for block in range(first, end):
                     f = begins[block]
                     at = products + (f - begins[first]) * z.products_step + point * wide
@@ -245,14 +263,14 @@ cdef void multiply(
                             inputs + point * z.inputs_step + v, NULL, 1, &zero, &tiles,
                             channels.pitch, NULL, 0, NULL, at, z.products_step)
             for f in range(begins[first], begins[end]):
-                at = sums + f * TAPS * channels.pitch + v
+                at = sums + f * taps_of(z) * channels.pitch + v
                 if floating is float:
                     add_taps_f32(
-                        products + (f - begins[first]) * z.products_step, wide,
+                        z.form, products + (f - begins[first]) * z.products_step, wide,
                         wide // LANES_f32, at, channels.pitch)
                 else:
                     add_taps_f64(
-                        products + (f - begins[first]) * z.products_step, wide,
+                        z.form, products + (f - begins[first]) * z.products_step, wide,
                         wide // LANES_f64, at, channels.pitch)
             first = end
 
@@ -288,6 +306,7 @@ cdef void gradient_unit(
     cdef Py_ssize_t filter_part = unit // z.channel_parts % z.filter_parts
     cdef Py_ssize_t group = unit // z.channel_parts // z.filter_parts
     cdef Py_ssize_t pieces = z.bands * z.stretches
+    cdef Py_ssize_t taps = taps_of(z)
     cdef floating *cells = space
     cdef floating *inputs = cells + z.cells_room
     cdef floating *gradients = inputs + z.inputs_room
@@ -300,32 +319,32 @@ cdef void gradient_unit(
     cdef Box tiles
     set_part(z.channels, width, z.channel_parts, channel_part, &channels)
     set_part(z.filters, width, z.filter_parts, filter_part, &filters)
-    dw += ((group * z.filters + filters.first) * z.channels + channels.first) * TAPS
+    dw += ((group * z.filters + filters.first) * z.channels + channels.first) * taps
     channels.first += group * z.channels
     filters.first += group * z.filters
     for f in range(filters.size):
-        line = dw + f * z.channels * TAPS
+        line = dw + f * z.channels * taps
         transpose(
-            channels.size, TAPS, line, TAPS, dw_end,
-            sums + f * TAPS * channels.pitch, channels.pitch,
-            sums + (f + 1) * TAPS * channels.pitch)
+            channels.size, taps, line, taps, dw_end,
+            sums + f * taps * channels.pitch, channels.pitch,
+            sums + (f + 1) * taps * channels.pitch)
     for piece in range(begin, end):
         n = piece // pieces
         set_tiles(z, piece % pieces, &tiles)
         peaks[2 * n] = transform_piece(
-            z, &tiles, CELLS, &channels, x + n * x_strides[0], x_end, x_strides, cells, inputs,
+            z, &tiles, True, &channels, x + n * x_strides[0], x_end, x_strides, cells, inputs,
             z.inputs_step, filter_part == 0, peaks[2 * n])
         peaks[2 * n + 1] = transform_piece(
-            z, &tiles, TILE, &filters, dout + n * dout_strides[0], dout_end, dout_strides, cells,
+            z, &tiles, False, &filters, dout + n * dout_strides[0], dout_end, dout_strides, cells,
             gradients, z.gradients_step, channel_part == 0, peaks[2 * n + 1])
         multiply(
             z, &channels, &filters, (tiles.bottom - tiles.top) * (tiles.right - tiles.left), inputs,
             gradients, products, sums)
     for f in range(filters.size):
-        line = dw + f * z.channels * TAPS
+        line = dw + f * z.channels * taps
         transpose(
-            TAPS, channels.size, sums + f * TAPS * channels.pitch, channels.pitch,
-            sums + (f + 1) * TAPS * channels.pitch, line, TAPS, line + channels.size * TAPS)
+            taps, channels.size, sums + f * taps * channels.pitch, channels.pitch,
+            sums + (f + 1) * taps * channels.pitch, line, taps, line + channels.size * taps)
 
 
 def weight_gradient(
@@ -335,7 +354,7 @@ def weight_gradient(
 ):
     """dw += the gradient from pieces of the batch, in units begin .. end.
 
-    dw (F, C/group, 3, 3) is contiguous. peaks (N, 2) grow to the largest magnitudes of x and dout.
+    dw (F, C/group, KH, KW) is contiguous. peaks (N, 2) grow to the largest magnitudes of x and dout.
     """
     cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)
     cdef Py_ssize_t strides[8]
