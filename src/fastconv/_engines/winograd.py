@@ -86,6 +86,8 @@ RESULT_WORK = 16
 # other taps than the form.
 WEIGHT_WORK = 14
 GATHERED_WORK = 30
+# The part of a unit by which one worker is late.
+LATE = 0.25
 # Weights that are packed in one call.
 PACK_SIZE = 2**20
 # Plans to remember.
@@ -454,19 +456,17 @@ class Cut(NamedTuple):
         return cls(depths, blocks, together, turns, parts, tiles, columns, panel)
 
     def time(self, layer: Layer, lanes: int, workers: int) -> float:
-        """An estimate for so many workers, in multiply-adds of a point; one is late by half a unit.
+        """An estimate for so many workers, in multiply-adds of a point: that of the busiest one.
 
         Each part of the filters transforms the images again, each unit its weights, or brings them
-        from memory.
+        from memory. One worker is late by a quarter of a unit.
         """
         filters = layer.filters / self.parts
         weights = layer.weight_work * layer.channels * filters
-        slower = VECTOR_TIMES[self.panel // lanes]
-        products = layer.channels * slower + RESULT_WORK
+        products = layer.channels * VECTOR_TIMES[self.panel // lanes] + RESULT_WORK
         tile = layer.channels * layer.image_work + products * filters
-        tiles = -(-layer.batch * layer.tiles(layer.form) // lanes) * lanes
-        busy = layer.groups * self.parts * (tiles * tile + self.columns * weights)
-        return busy / workers + (self.tiles * tile + weights) / 2
+        units = layer.groups * self.parts * self.columns
+        return (-(-units // workers) + LATE) * (self.tiles * tile + weights)
 
 
 def _plans(
