@@ -354,7 +354,8 @@ def weight_gradient(
 ):
     """dw += the gradient from pieces of the batch, in units begin .. end.
 
-    dw (F, C/group, KH, KW) is contiguous. peaks (N, 2) grow to the largest magnitudes of x and dout.
+    dw (F, C/group, KH, KW) is contiguous. peaks (N, 2) grow to the largest magnitudes of x and
+    dout.
     """
     cdef const Sizes *z = <const Sizes *> cnp.PyArray_DATA(sizes)
     cdef Py_ssize_t strides[8]
