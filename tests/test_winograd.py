@@ -86,8 +86,9 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def _plans_made_anew(monkeypatch):
-    """One remembered may be of another build, tile or limit."""
+    """One remembered may be of another build, tile or limit; and whatever pays."""
     monkeypatch.setattr(winograd, "_plan", winograd._plan.__wrapped__)
+    monkeypatch.setattr(winograd, "LEAST_GRADIENT_GAIN", 0)
 
 
 @pytest.fixture(params=_kernels.RUNNABLE)
@@ -664,6 +665,17 @@ def test_auto_takes_it_for_large_layers_whatever_the_batch():
         assert chosen(Case((n, 512, 33, 33), (512, 512, 3, 3), pad=2, dilation=2)) == "winograd"
         assert chosen(Case((n, 512, 33, 33), (512, 512, 3, 3), pad=4, dilation=4)) == "fused"
         assert chosen(Case((n, 16, 64, 64), (16, 16, 3, 3), pad=2, dilation=2)) == "fused"
+
+
+def test_gradients_that_gain_nothing_are_those_of_fused(monkeypatch):
+    """Of many filters over few channels."""
+    monkeypatch.undo()
+    case = Case((2, 16, 20, 21), (80, 16, 1, 5), pad=((0, 0), (2, 2)))
+    x, w, b, dout = normal(case)
+    by_winograd, by_fused = (passes(x, w, b, dout, case, engine=e) for e in ("winograd", "fused"))
+    assert not np.array_equal(by_winograd[0], by_fused[0])
+    for got, wanted in zip(by_winograd[1:], by_fused[1:], strict=True):
+        assert_same_bits(got, wanted)
 
 
 def test_tiles_follow_from_the_layer():

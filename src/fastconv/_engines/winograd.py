@@ -63,6 +63,9 @@ LEAST_TAPS = 3
 # number of samples itself must not count, or a result would depend on it.
 LEAST_GAIN = 1.25
 GAIN_BATCH = 8
+# The gain from which on the gradient of images is not left to `fused`: with many filters, which are
+# what it transforms, it has less of it than the convolution itself.
+LEAST_GRADIENT_GAIN = 1.0
 # With a dilation, results that far apart are computed together, and these must fill vectors of
 # tiles too: with a quarter as many it takes 1 to 3 times as long as `fused`.
 LEAST_POSITIONS = 2**8
@@ -132,13 +135,13 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
     least = LEAST_KEPT_WORK if keeps else LEAST_WORK
     if work < least:
         return f"it pays from {least} multiply-adds a sample (and step) on, got {work}"
-    gain = _gain(layer, keeps)
+    gain = _gain(layer, keeps=keeps)
     if gain < LEAST_GAIN:
         return f"it pays from {LEAST_GAIN} times fewer operations on, got {gain:.2f}"
     return None
 
 
-def _gain(layer: "Layer", keeps: bool) -> float:
+def _gain(layer: "Layer", *, keeps: bool) -> float:
     """Estimate by how much direct convolution takes longer."""
     filters, channels, form = layer.filters, layer.channels, layer.form
     direct = channels // math.prod(layer.stride) * filters * math.prod(layer.kernel)
@@ -197,8 +200,11 @@ def backward_x(
     if not dx.size:
         return
     images, weights, bias = as_native_call(dout, w, b, dx.dtype)
-    if max(geometry.stride) > 1 or not math.isfinite(
-        kernel.largest(as_contiguous(weights, dx.dtype))
+    layer = Layer.backward(geometry)
+    if (
+        max(geometry.stride) > 1
+        or _gain(layer, keeps=False) < LEAST_GRADIENT_GAIN
+        or not math.isfinite(kernel.largest(as_contiguous(weights, dx.dtype)))
     ):
         fused.backward_x(geometry, images, weights, bias, dx, workers)
         return
@@ -207,7 +213,7 @@ def backward_x(
     )
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[..., ::-1, ::-1]
     planes = as_planes(images), turned, bias, as_planes(dx)
-    for n in _by_phases(Layer.backward(geometry), *planes, workers):
+    for n in _by_phases(layer, *planes, workers):
         again(n)
 
 
