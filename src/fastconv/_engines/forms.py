@@ -62,6 +62,7 @@ class Form(NamedTuple):
         return [math.prod(both) for both in zip(*(along[axis] for axis in self), strict=True)]
 
 
+# An axis left as it is, those for so many taps, and the forms with tiles of 4x4 and 2x2 for 3x3.
 WHOLE = Axis(1, 1)
 AXES = (Axis(4, 3), Axis(4, 5), Axis(2, 7))
 LARGE_TILES, SMALL_TILES = (Form(axis, axis) for axis in (Axis(4, 3), Axis(2, 3)))
@@ -77,8 +78,6 @@ GROWTH = {
     Axis(4, 5): (31, 15 * 62 / 45 * 77 / 4),
     Axis(2, 7): (127, 15 * 14 / 9 * 8),
 }
-
-
 # The same for the gradient of weights, where m results of dout take the place of the taps.
 GRADIENT_GROWTH = {
     WHOLE: (1, 1),

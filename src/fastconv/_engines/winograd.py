@@ -176,7 +176,7 @@ def forward(
     workers: int | None,
     kept: Kept | None = None,
 ) -> None:
-    """``out (N, F, OH, OW)`` = the convolution of x (N, C, H, W) with w (F, C/group, 3, 3)."""
+    """``out (N, F, *O)`` = the convolution of x (N, C, *S) with w (F, C/group, *K), plus b (F,)."""
     if not out.size:
         return
     images, weights, bias = as_native_call(x, w, b, out.dtype)
@@ -192,10 +192,10 @@ def forward(
 def backward_x(
     geometry: Geometry, dout: Array, w: Array, b: Array | None, dx: Array, workers: int | None
 ) -> None:
-    """``dx (N, C, H, W)`` = the gradient from dout (N, F, OH, OW), plus b (C,).
+    """``dx (N, C, *S)`` = the gradient from dout (N, F, *O), plus b (C,).
 
-    It is a convolution of dout with the filters turned by half a turn. The bias is that of a
-    transposed convolution, whose forward pass this is.
+    With stride 1 it is a convolution of dout with the filters turned by half a turn. The bias is
+    that of a transposed convolution, whose forward pass this is.
     """
     if not dx.size:
         return
