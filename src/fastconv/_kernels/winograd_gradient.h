@@ -68,7 +68,6 @@ FASTCONV_INLINE void NAME(cells_body)(const int row_m, const int row_taps, const
             at[i][j] = rows[i] < 0 || columns[j] < 0 ? zeros : cells + rows[i] + columns[j];
     for (ptrdiff_t v = 0; v < vectors * W; v += W) {
         vec lines[MOST][MOST], found[MOST];
-        FASTCONV_UNROLL
         for (int j = 0; j < wide; j++) {
             vec column[MOST];
             FASTCONV_UNROLL
@@ -82,7 +81,6 @@ FASTCONV_INLINE void NAME(cells_body)(const int row_m, const int row_taps, const
             for (int i = 0; i < row_points; i++)
                 lines[i][j] = found[i];
         }
-        FASTCONV_UNROLL
         for (int i = 0; i < row_points; i++) {
             if (of_x)
                 NAME(transform_cells)(points, found, lines[i]);
@@ -113,7 +111,6 @@ FASTCONV_INLINE void NAME(taps_body)(const int row_m, const int row_taps, const 
     const int row_points = POINTS(row_m, row_taps), points = POINTS(m, taps);
     for (ptrdiff_t v = 0; v < vectors * W; v += W) {
         vec rows[FASTCONV_MOST_TAPS][MOST];
-        FASTCONV_UNROLL
         for (int j = 0; j < points; j++) {
             vec sums[MOST], found[FASTCONV_MOST_TAPS];
             FASTCONV_UNROLL
@@ -124,7 +121,6 @@ FASTCONV_INLINE void NAME(taps_body)(const int row_m, const int row_taps, const 
             for (int i = 0; i < row_taps; i++)
                 rows[i][j] = found[i];
         }
-        FASTCONV_UNROLL
         for (int i = 0; i < row_taps; i++) {
             vec found[FASTCONV_MOST_TAPS];
             NAME(transform_sums)(points, taps, found, rows[i]);
