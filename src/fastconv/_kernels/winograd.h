@@ -46,19 +46,24 @@
 #define FASTCONV_MOST_POINTS 8
 #define FASTCONV_MOST_TAPS 7
 
-/* Call body(m, taps, m, taps, ...) with the form's numbers, whose digits these are, as constants. */
-#define FASTCONV_BY_FORM(form, body, ...)                                                              \
-    switch (form) {                                                                                    \
-    case 2323: body(2, 3, 2, 3, __VA_ARGS__); break;                                                   \
-    case 4343: body(4, 3, 4, 3, __VA_ARGS__); break;                                                   \
-    case 4545: body(4, 5, 4, 5, __VA_ARGS__); break;                                                   \
-    case 2727: body(2, 7, 2, 7, __VA_ARGS__); break;                                                   \
-    case 1143: body(1, 1, 4, 3, __VA_ARGS__); break;                                                   \
-    case 1145: body(1, 1, 4, 5, __VA_ARGS__); break;                                                   \
-    case 1127: body(1, 1, 2, 7, __VA_ARGS__); break;                                                   \
-    case 4311: body(4, 3, 1, 1, __VA_ARGS__); break;                                                   \
-    case 4511: body(4, 5, 1, 1, __VA_ARGS__); break;                                                   \
-    case 2711: body(2, 7, 1, 1, __VA_ARGS__); break;                                                   \
+/* Call body(m, taps, m, taps, ...) with the numbers of a form, whose digits these are, as constants:
+ * FASTCONV_BY_FORM for all forms, FASTCONV_BY_COMMON_FORM for those that gradients of weights have. */
+#define FASTCONV_COMMON_FORMS(body, ...)                                                              \
+    case 4343: body(4, 3, 4, 3, __VA_ARGS__); break;                                                  \
+    case 4545: body(4, 5, 4, 5, __VA_ARGS__); break;                                                  \
+    case 1143: body(1, 1, 4, 3, __VA_ARGS__); break;                                                  \
+    case 1145: body(1, 1, 4, 5, __VA_ARGS__); break;                                                  \
+    case 1127: body(1, 1, 2, 7, __VA_ARGS__); break;                                                  \
+    case 4311: body(4, 3, 1, 1, __VA_ARGS__); break;                                                  \
+    case 4511: body(4, 5, 1, 1, __VA_ARGS__); break;                                                  \
+    case 2711: body(2, 7, 1, 1, __VA_ARGS__); break;
+#define FASTCONV_BY_COMMON_FORM(form, body, ...)                                                      \
+    switch (form) { FASTCONV_COMMON_FORMS(body, __VA_ARGS__) }
+#define FASTCONV_BY_FORM(form, body, ...)                                                             \
+    switch (form) {                                                                                   \
+    case 2323: body(2, 3, 2, 3, __VA_ARGS__); break;                                                  \
+    case 2727: body(2, 7, 2, 7, __VA_ARGS__); break;                                                  \
+    FASTCONV_COMMON_FORMS(body, __VA_ARGS__)                                                          \
     }
 
 #define FASTCONV_T float

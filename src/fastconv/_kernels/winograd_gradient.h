@@ -15,19 +15,6 @@
 
 #include "winograd.h"
 
-/* FASTCONV_BY_FORM, of forms that pay here. */
-#define FASTCONV_BY_GRADIENT_FORM(form, body, ...)                                                     \
-    switch (form) {                                                                                    \
-    case 4343: body(4, 3, 4, 3, __VA_ARGS__); break;                                                   \
-    case 4545: body(4, 5, 4, 5, __VA_ARGS__); break;                                                   \
-    case 1143: body(1, 1, 4, 3, __VA_ARGS__); break;                                                   \
-    case 1145: body(1, 1, 4, 5, __VA_ARGS__); break;                                                   \
-    case 1127: body(1, 1, 2, 7, __VA_ARGS__); break;                                                   \
-    case 4311: body(4, 3, 1, 1, __VA_ARGS__); break;                                                   \
-    case 4511: body(4, 5, 1, 1, __VA_ARGS__); break;                                                   \
-    case 2711: body(2, 7, 1, 1, __VA_ARGS__); break;                                                   \
-    }
-
 #define FASTCONV_T float
 #define FASTCONV_SUFFIX f32
 #include "winograd_gradient.h"
@@ -98,9 +85,9 @@ FASTCONV_APART void NAME(transform_cells_of)(ptrdiff_t form, int of_x, const T *
                                              const T *zeros, ptrdiff_t vectors, T *to, ptrdiff_t step)
 {
     if (of_x)
-        FASTCONV_BY_GRADIENT_FORM(form, NAME(cells_body), 1, cells, rows, columns, zeros, vectors, to, step)
+        FASTCONV_BY_COMMON_FORM(form, NAME(cells_body), 1, cells, rows, columns, zeros, vectors, to, step)
     else
-        FASTCONV_BY_GRADIENT_FORM(form, NAME(cells_body), 0, cells, rows, columns, zeros, vectors, to, step)
+        FASTCONV_BY_COMMON_FORM(form, NAME(cells_body), 0, cells, rows, columns, zeros, vectors, to, step)
 }
 
 /* to[tap * line] += vectors of A^T s A; sums of a point are `step` further on than those before. */
@@ -136,7 +123,7 @@ FASTCONV_INLINE void NAME(taps_body)(const int row_m, const int row_taps, const 
 FASTCONV_APART void NAME(add_taps)(ptrdiff_t form, const T *s, ptrdiff_t step, ptrdiff_t vectors,
                                    T *to, ptrdiff_t line)
 {
-    FASTCONV_BY_GRADIENT_FORM(form, NAME(taps_body), s, step, vectors, to, line)
+    FASTCONV_BY_COMMON_FORM(form, NAME(taps_body), s, step, vectors, to, line)
 }
 
 #undef POINTS
