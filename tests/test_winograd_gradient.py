@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from arrays import assert_same_bits
 from failing_memory import FailingMemory, give_memory
-from test_fused import Case, channels_last, filters_last, normal
+from test_fused import Case, normal
 from test_winograd import (
     DILATED,
     EDGES,
@@ -20,6 +20,7 @@ from test_winograd import (
     HUGE,
     LAYERS,
     MATRICES,
+    ORDERS,
     geometry,
     layers,
     of_form,
@@ -229,19 +230,10 @@ def test_a_batch_may_come_in_several_calls(case, dtype, form, build, monkeypatch
 @both_types
 @either_way
 def test_memory_layouts_give_the_same_bits(case, dtype, form, build):
-    def mirrored(array):
-        return array[:, ::-1, ::-1, ::-1].copy()[:, ::-1, ::-1, ::-1]
-
-    def sliced(array):
-        return np.repeat(array, 2, axis=3)[..., ::2]
-
     case = of_form(case, form)
     x, w, _, dout = normal(case, dtype)
     wanted = gradient(x, w, dout, case, w.copy())
-    for turn, turn_w in (
-        (channels_last, filters_last), (mirrored, mirrored), (sliced, sliced),
-        (np.asfortranarray, np.asfortranarray),
-    ):  # fmt: skip
+    for turn, turn_w in ORDERS:
         dw = gradient(turn(x), w, turn(dout), case, turn_w(w))
         assert_same_bits(np.ascontiguousarray(dw), wanted)
 

@@ -557,7 +557,8 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
 
 def _in_groups(geometry: Geometry, w: Array) -> Array:
     """View w (F, C/group, *K) as (group, F/group, C/group, KH, KW)."""
-    return as_planes(w).reshape(geometry.group, -1, w.shape[1], *of_planes(geometry).kernel_size)
+    planes = as_planes(w)
+    return planes.reshape(geometry.group, -1, *planes.shape[1:])
 
 
 class Packed(NamedTuple):

@@ -77,13 +77,13 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
     if not dout.size:
         return
     dtype = dw.dtype
-    planes = of_planes(geometry)
-    if not _serves(planes) or not _plan(planes._replace(batch=1), dtype, 1).pays:
+    sample = of_planes(geometry)._replace(batch=1)
+    plan = _plan(sample, dtype, 1) if _serves(sample) else None
+    if plan is None or not plan.pays:
         fused.backward_w(geometry, x, dout, dw, workers)
         return
-    plan = _plan(planes._replace(batch=1), dtype, 1)
     if plan.work * len(x) >= THREAD_WORK and (threads := as_workers(workers)) > 1:
-        plan = _plan(planes._replace(batch=1), dtype, threads)
+        plan = _plan(sample, dtype, threads)
     images, gradients = as_native(x, dtype), as_native(dout, dtype)
     peaks = allocate("magnitudes", (plan.workers, len(x), 2), dtype, zero=True)
     spaces = list(zip(scratches(plan.workers, plan.room, dtype), peaks, strict=True))
@@ -128,12 +128,12 @@ def _serves(g: Geometry) -> bool:
 
 def _add(plan: "Plan", images: Array, gradients: Array, target: Array, spaces: list[Space]) -> None:
     """Add a batch's gradient; each space's magnitudes grow to those of the samples."""
+    arrays = as_planes(images), as_planes(gradients), as_planes(target)
     for part in parts(len(images) * plan.pieces, plan.pass_pieces):
 
         def step(space: Space, begin: int, end: int, part: slice = part) -> None:
             room, found = space
             pieces = part.start, part.stop
-            arrays = as_planes(images), as_planes(gradients), as_planes(target)
             kernel.weight_gradient(plan.sizes, *arrays, found, room, *pieces, begin, end)
 
         spread(step, spaces, plan.units, 1)
