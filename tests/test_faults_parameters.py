@@ -821,7 +821,7 @@ def test_a_bias_gradient_without_a_bias():
 
 def test_an_engine_may_refuse_the_backward_call_too(monkeypatch):
     out, cache = fastconv.conv_forward(X, W, B, engine="caffe")
-    engine = fastconv._engines.ENGINES[-1]
+    engine = fastconv._engines.all_engines()[-1]
     monkeypatch.setattr(engine, "unsupported_reason", lambda geometry, dtype: "of a reason")
     message = "engine 'caffe' cannot serve this call: of a reason"
     refused(ValueError, message, lambda: fastconv.conv_backward(out, cache), out)

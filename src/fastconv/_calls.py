@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    _available: Engines,  # ENGINES: a plan must not be recalled for others
+    _available: Engines,  # all_engines(): a plan must not be recalled for others
     operation: str,
     x_shape: Shape,
     x_type: str,
@@ -232,7 +232,7 @@ def begin_forward(
     images, weights = as_floating("x", x), as_floating("w", w)
     bias = None if b is None else as_floating("b", b)
     plan = (recall_plan if is_plain(given) else make_plan)(
-        _engines.ENGINES,
+        _engines.all_engines(),
         operation,
         images.shape,
         images.dtype.char,
@@ -294,8 +294,9 @@ def prepare(w: Array, b: Array | None, given: tuple[Any, ...]) -> Prepared:
     b_shape, b_type = (None, None) if b is None else (b.shape, b.dtype.char)
 
     def plan(x_shape: Shape, x_type: str) -> Plan:
+        available = _engines.all_engines()
         return make_plan(
-            _engines.ENGINES, "conv", x_shape, x_type, w_shape, w_type, b_shape, b_type, given, True
+            available, "conv", x_shape, x_type, w_shape, w_type, b_shape, b_type, given, True
         )
 
     image = least_image(w_shape_from(layout, w_shape), dilation=dilation, group=group)
@@ -365,7 +366,7 @@ def begin_backward(
     wanted = as_flags("propagate_down", propagate_down, 3)
     images = as_dout(dout, forward)
     dtype, engine = recall_engine(
-        _engines.ENGINES,
+        _engines.all_engines(),
         forward.engine,
         forward.geometry,
         forward.pad_mode,

@@ -118,8 +118,9 @@ def explain(
     keeps = as_flag("prepared", prepared)
     kind = as_dtype("dtype", dtype)
     threads = given_workers(workers)
+    available = _engines.all_engines()
     plan = make_plan(
-        _engines.ENGINES, "conv", images, kind.char, weights, kind.char, None, None, given, keeps
+        available, "conv", images, kind.char, weights, kind.char, None, None, given, keeps
     )
     g, serving = plan.geometry, plan.serving
     inner = serving.engine if isinstance(serving, Extended) else serving
@@ -127,7 +128,7 @@ def explain(
     preferred = f"{inner.NAME} is asked before it" if engine == "auto" else f"engine={engine!r}"
     refused = {
         other.NAME: reason_against(other, layer, kind, keeps=keeps) or preferred
-        for other in _engines.ENGINES
+        for other in available
         if other is not inner
     }
     workspace = 0
