@@ -165,6 +165,10 @@ def backward_x_depthwise():
     x, w = one(1000, 32, 64, 64), one(32, 1, 15, 15)
     return backward(x, w, (True, False, False), pad=7, group=32)
 
+def backward_x_of_large_kernels():
+    x, w = one(200, 32, 64, 64), one(32, 1, 31, 31)
+    return backward(x, w, (True, False, False), pad=15, group=32)
+
 def step():
     x, cols = one(512, 128, 64), np.empty((4608, 2**13), np.float32)
     w, out = np.ones((4096, 512, 3, 3), np.float32), np.ones((4096, 128, 64), np.float32)
@@ -215,7 +219,7 @@ print(fastconv.conv(np.ones((1, 1, 3)), np.ones((1, 1, 2)))[0, 0])
 """
 BY_ENGINE = [
     "many_samples", "one_large_sample", "one_filter", "deconv", "backward_w", "backward_b",
-    "backward_w_of_one_large_sample", "backward_w_depthwise", "backward_x_depthwise",
+    "backward_w_of_one_large_sample", "backward_w_depthwise", "backward_x_of_large_kernels",
 ]  # fmt: skip
 DEPTHWISE = ["depthwise", "backward_w_depthwise", "backward_x_depthwise"]
 OTHERS = [
