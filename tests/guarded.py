@@ -350,7 +350,7 @@ def check_winograd(end: str, dtype: type) -> int:
         winograd.PACKED_UNITS = choose.choice((1, 10**9))
         winograd.INPUT_BYTES, winograd.SUM_BYTES = choose.choice(((1, 1), *((2**20, 2**22),) * 2))
         winograd.DEPTH_BYTES = choose.choice((64, 512))
-        many = () if math.prod(kernel) > 25 else ((1, 37, 10), (1, 8, 26))
+        many = () if math.prod(kernel) > 25 else ((1, 37, 10), (1, 8, 26), (2, 3, 17))
         group, channels, filters = choose.choice(((1, 5, 7), (2, 9, 11), *many))
         pad = tuple(
             (choose.randrange(5), max(choose.randrange(5), taps - size))

@@ -286,7 +286,7 @@ def test_promise_to_users(channels, form):
 )  # fmt: skip
 def test_missing_taps_are_zeros(kernel, taps, dtype, build):
     """To the bit."""
-    case = Case((3, 18, 9, 12), (34, 9, *kernel), pad=((1, 0), (0, 1)), group=2)
+    case = Case((3, 32, 9, 12), (34, 16, *kernel), pad=((1, 0), (0, 1)), group=2)
     x, w, b, _ = normal(case, dtype)
     more = [more - some for some, more in zip(kernel, taps, strict=True)]
     whole = np.pad(w, ((0, 0), (0, 0), *((0, n) for n in more)))
@@ -333,9 +333,56 @@ def in_phases(array, steps):
 @both_types
 @pytest.mark.parametrize("case", STRIDED, ids=lambda case: f"{case.w_shape} {case.stride}")
 def test_a_stride_is_a_convolution_of_its_phases(case, dtype, build, monkeypatch):
-    """To the bit, in any memory and any units."""
     x, w, b, _ = normal(case, dtype)
     wanted = fastconv.conv(*of_phases(x, w, case), b, group=case.group, engine="winograd")
+    assert_same_bits_in_any_memory_and_units(case, x, w, b, wanted, monkeypatch)
+
+
+# Of few channels: their kernels' rows, too, are channels.
+FOLDED = [
+    Case((2, 3, 43, 39), (20, 3, 7, 7), stride=2, pad=3),
+    Case((1, 3, 60, 64), (16, 3, 5, 5), pad=2),
+    Case((3, 6, 17, 22), (34, 3, 7, 6), stride=(3, 1), pad=((2, 1), (0, 3)), group=2),
+    Case((2, 2, 30, 70), (16, 2, 9, 7), stride=(2, 1)),
+    Case((2, 5, 5, 41), (17, 5, 4, 9), stride=(1, 2), pad=((9, 0), (0, 9))),
+    Case((2, 11, 23, 25), (16, 11, 5, 5), pad=2, dilation=(3, 2)),
+    Case((1, 1, 40, 20), (16, 1, 30, 4), stride=(31, 1)),
+]
+
+
+def of_rows(x, w, case):
+    """The same convolution by kernels of one row: a channel for each row and phase of columns."""
+    layer = geometry(case)
+    (row_step, step), (row_dilation, dilation) = layer.stride, layer.dilation
+    rows, taps = w.shape[2], -(-w.shape[3] // step)
+    height, width = layer.out_shape
+    width += (taps - 1) * dilation
+    below, right = row_step * height + row_dilation * rows, step * width
+    padded = np.pad(x, ((0, 0), (0, 0), *layer.pad))
+    padded = np.pad(padded, ((0, 0), (0, 0), (0, below), (0, right)))
+    whole = np.pad(w, ((0, 0), (0, 0), (0, 0), (0, taps * step - w.shape[3])))
+    images, kernels = [], []
+    for channel, i, q in np.ndindex(x.shape[1], rows, step):
+        first = i * row_dilation
+        lines = padded[:, channel, first : first + row_step * height : row_step]
+        images.append(lines[:, :, q : q + step * width : step])
+    for channel, i, q in np.ndindex(w.shape[1], rows, step):
+        kernels.append(whole[:, channel, i : i + 1, q::step])
+    return np.stack(images, 1), np.stack(kernels, 1), (1, dilation)
+
+
+@both_types
+@pytest.mark.parametrize("case", FOLDED, ids=lambda case: f"{case.w_shape} {case.stride}")
+def test_few_channels_are_those_of_all_rows(case, dtype, build, monkeypatch):
+    x, w, b, _ = normal(case, dtype)
+    images, kernels, dilation = of_rows(x, w, case)
+    wanted = fastconv.conv(
+        images, kernels, b, group=case.group, dilation=dilation, engine="winograd"
+    )
+    assert_same_bits_in_any_memory_and_units(case, x, w, b, wanted, monkeypatch)
+
+
+def assert_same_bits_in_any_memory_and_units(case, x, w, b, wanted, monkeypatch):
     for limits in LIMITS:
         with monkeypatch.context() as patch:
             for name, value in limits.items():
@@ -660,6 +707,8 @@ def test_auto_takes_it_for_large_layers_whatever_the_batch():
     for n in (0, 1, 8, 1000):
         assert chosen(Case((n, 64, 56, 56), (64, 64, 3, 3), pad=1)) == "winograd"
         assert chosen(Case((n, 8, 224, 224), (64, 8, 3, 3), pad=1)) == "fused"
+        assert chosen(Case((n, 3, 224, 224), (64, 3, 7, 7), stride=2, pad=3)) == "winograd"
+        assert chosen(Case((n, 3, 224, 224), (32, 3, 7, 7), stride=2, pad=3)) == "fused"
         assert chosen(Case((n, 32, 7, 7), (32, 32, 3, 3), pad=1)) == "fused"
         assert chosen(Case((n, 128, 56, 56), (128, 4, 3, 3), pad=1, group=32)) == "fused"
         assert chosen(Case((n, 512, 33, 33), (512, 512, 3, 3), pad=2, dilation=2)) == "winograd"

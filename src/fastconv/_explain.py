@@ -110,7 +110,7 @@ def explain(
     >>> told = fastconv.explain((8, 64, 56, 56), (64, 64, 3, 3), pad=1, workers=1)
     >>> told.engine, told.out_shape, told.flop
     ('winograd', (8, 64, 56, 56), 1849688064)
-    >>> fastconv.explain((1, 3, 32, 32), (16, 3, 5, 5), pad=2).refused["winograd"]
+    >>> fastconv.explain((1, 3, 32, 32), (16, 3, 3, 3), pad=1).refused["winograd"]
     'it pays from 16 channels and filters a group on, got C 3, F 16, group 1'
     """
     images, weights = as_shape("x_shape", x_shape), as_shape("w_shape", w_shape)

@@ -7,9 +7,10 @@ with two axes, the square of that. Kernels of other sizes are filled up with zer
 `_kernels/winograd.h` has the transforms, `_kernels/winograd.pyx` says what a unit of work does.
 
 With a stride, its phases are channels: 11x11 taps over 3 channels, 4 apart, are 3x3 taps over 48.
-With a dilation, results that far apart are a convolution of their own, of cells as far apart. The
-gradient of weights has a file of its own, `winograd_gradient.py`; that of images with a stride is
-`fused`'s.
+Where these are too few, so are the rows of the kernel: 7x7 taps over 3 channels, 2 apart, are 1x4
+taps over 42. With a dilation, results that far apart are a convolution of their own, of cells as
+far apart. The gradient of weights has a file of its own, `winograd_gradient.py`; that of images
+with a stride is `fused`'s.
 
 Every sum is taken in an order that follows from the layer alone, and no tile meets another, so a
 result has the same bits in any batch and with any number of workers. Its errors are relative to the
@@ -62,7 +63,12 @@ LEAST_TAPS = 3
 # By measurement it then takes 1.1 to 4 times as long for eight samples, 0.6 to 2.5 for one. The
 # number of samples itself must not count, or a result would depend on it.
 LEAST_GAIN = 1.25
+LEAST_FOLDED_GAIN = 1.1
 GAIN_BATCH = 8
+# Taps along a row from which on the rows of a kernel become channels where there are few, and how
+# many these must be then.
+LEAST_ROW_TAPS = 4
+LEAST_FOLDED_CHANNELS = 10
 # The gain from which on the gradient of images is not left to `fused`: with many filters, which are
 # what it transforms, it has less of it than the convolution itself.
 LEAST_GRADIENT_GAIN = 1.0
@@ -81,9 +87,10 @@ PACKED_UNITS = 6
 # Multiply-adds of a call that is shared out to threads: see `fused.py`.
 THREAD_WORK = 2**22
 # A channel of the images takes as long to be transformed as to be multiplied with so many filters,
-# twice as long if cells are picked by the stride; a result's filter as long as to be multiplied
-# with so many channels.
+# twice as long if cells are picked by the stride; a row of the kernel as one, which shares rows of
+# x, as with so many. A result's filter takes as long as to be multiplied with so many channels.
 IMAGE_WORK = 64
+FOLDED_WORK = 36
 RESULT_WORK = 16
 # A weight as long to be transformed as to be multiplied with so many tiles; and if its kernel has
 # other taps than the form.
@@ -104,7 +111,7 @@ def unsupported_reason(geometry: Geometry, dtype: np.dtype[Any]) -> str | None:
         return f"it takes images of one or two axes, got {g.rank}"
     if max(g.stride) > 1 and max(g.dilation) > 1:
         return f"it takes a stride or a dilation, got {g.stride} and {g.dilation}"
-    kernel_taps = Layer.forward(g).phase_taps
+    kernel_taps = Layer.forward(g).channel_taps
     if not 1 < max(kernel_taps) <= MOST_TAPS:
         of_phase = "" if max(g.stride) == 1 else ", in each phase of the stride"
         return (
@@ -118,13 +125,14 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
     """Say why a call that this engine can serve is faster by `fused`; None if it is not."""
     g = geometry
     layer = Layer.forward(g)
-    if min(layer.channels, layer.filters) < LEAST_CHANNELS:
+    folds_rows = layer.folds != layer.stride
+    if not folds_rows and min(layer.channels, layer.filters) < LEAST_CHANNELS:
         return (
             f"it pays from {LEAST_CHANNELS} channels and filters a group on, "
             f"got C {g.channels}, F {g.filters}, group {g.group}"
         )
-    if max(layer.phase_taps) < LEAST_TAPS:
-        return f"it pays from {LEAST_TAPS} taps along an axis on, got {max(layer.phase_taps)}"
+    if max(layer.channel_taps) < LEAST_TAPS:
+        return f"it pays from {LEAST_TAPS} taps along an axis on, got {max(layer.channel_taps)}"
     positions = math.prod(size // step for size, step in zip(g.out_shape, g.dilation, strict=True))
     if positions < LEAST_POSITIONS and max(g.dilation) > 1:
         return (
@@ -136,15 +144,16 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
     if work < least:
         return f"it pays from {least} multiply-adds a sample (and step) on, got {work}"
     gain = _gain(layer, keeps=keeps)
-    if gain < LEAST_GAIN:
-        return f"it pays from {LEAST_GAIN} times fewer operations on, got {gain:.2f}"
+    least_gain = LEAST_FOLDED_GAIN if folds_rows else LEAST_GAIN
+    if gain < least_gain:
+        return f"it pays from {least_gain} times fewer operations on, got {gain:.2f}"
     return None
 
 
 def _gain(layer: "Layer", *, keeps: bool) -> float:
     """Estimate by how much direct convolution takes longer."""
     filters, channels, form = layer.filters, layer.channels, layer.form
-    direct = channels // math.prod(layer.stride) * filters * math.prod(layer.kernel)
+    direct = channels // math.prod(layer.folds) * filters * math.prod(layer.kernel)
     transforms = channels * layer.image_work + filters * RESULT_WORK
     tile = channels * filters + transforms / 2  # in a row of tiles; units cut short take longer
     weights = 0 if keeps else layer.weight_work * channels * filters
@@ -232,9 +241,12 @@ class Layer(NamedTuple):
     Attributes
     ----------
     channels, filters : int
-        Those of one group. Each phase of the stride in a channel of x is a channel.
+        Those of one group.
     kernel, stride : tuple of int
         Taps along the axes, and cells from one result's to the next one's.
+    folds : tuple of int
+        Channels that one of x gives along each axis: as many as the stride, for its phases, or as
+        the kernel has rows, for each of these.
     x_shape, shape : tuple of int
         Height and width of the images and of the results.
     before : tuple of int
@@ -247,6 +259,7 @@ class Layer(NamedTuple):
     filters: int
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
+    folds: tuple[int, ...]
     x_shape: tuple[int, ...]
     shape: tuple[int, ...]
     before: tuple[int, ...]
@@ -257,8 +270,9 @@ class Layer(NamedTuple):
         """The convolution itself."""
         g = of_planes(geometry)
         before = tuple(pad for pad, _ in g.pad)
-        channels, filters = g.channels // g.group * math.prod(g.stride), g.filters // g.group
-        axes = g.kernel_size, g.stride, g.in_shape, g.out_shape, before, g.dilation
+        folds = _folds(g)
+        channels, filters = g.channels // g.group * math.prod(folds), g.filters // g.group
+        axes = g.kernel_size, g.stride, folds, g.in_shape, g.out_shape, before, g.dilation
         return cls(g.batch, g.group, channels, filters, *axes)
 
     @classmethod
@@ -270,18 +284,20 @@ class Layer(NamedTuple):
             for taps, step, (pad, _) in zip(g.kernel_size, g.dilation, g.pad, strict=True)
         )
         channels, filters = g.filters // g.group, g.channels // g.group
-        axes = g.kernel_size, g.stride, g.out_shape, g.in_shape, before, g.dilation
+        axes = g.kernel_size, g.stride, g.stride, g.out_shape, g.in_shape, before, g.dilation
         return cls(g.batch, g.group, channels, filters, *axes)
 
     @property
-    def phase_taps(self) -> tuple[int, ...]:
-        """The most taps that a phase of the stride has along each axis."""
-        return tuple(-(-taps // step) for taps, step in zip(self.kernel, self.stride, strict=True))
+    def channel_taps(self) -> tuple[int, ...]:
+        """The most taps that a channel has along each axis."""
+        return tuple(-(-taps // step) for taps, step in zip(self.kernel, self.folds, strict=True))
 
     @property
     def image_work(self) -> int:
         """What it takes to transform a channel of x."""
-        return IMAGE_WORK if max(self.stride) == 1 else 2 * IMAGE_WORK
+        if self.folds == self.stride:
+            return IMAGE_WORK if max(self.folds) == 1 else 2 * IMAGE_WORK
+        return FOLDED_WORK
 
     @property
     def weight_work(self) -> int:
@@ -301,7 +317,7 @@ class Layer(NamedTuple):
         36/16 of the multiplications, and need as many fewer transformed weights; by measurement
         the large ones pay from a quarter fewer on, if there are more tiles than one.
         """
-        large = form_of(self.phase_taps)
+        large = form_of(self.channel_taps)
         if large != LARGE_TILES:
             return large
         few, many = self.tiles(LARGE_TILES), self.tiles(SMALL_TILES)
@@ -328,6 +344,19 @@ class Layer(NamedTuple):
     def tiles(self, form: Form) -> int:
         """Tiles of a sample."""
         return math.prod(-(-size // axis.m) for size, axis in zip(self.shape, form, strict=True))
+
+
+def _folds(g: Geometry) -> tuple[int, ...]:
+    """Along each axis of planes, how many channels one of x gives: see `Layer`."""
+    channels, filters = g.channels // g.group, g.filters // g.group
+    rows, step = g.kernel_size[0], g.stride[1]
+    if (
+        channels * math.prod(g.stride) < LEAST_CHANNELS <= filters
+        and LEAST_ROW_TAPS <= -(-g.kernel_size[1] // step) <= MOST_TAPS
+        and channels * rows * step >= LEAST_FOLDED_CHANNELS
+    ):
+        return rows, step
+    return g.stride
 
 
 Cells: TypeAlias = tuple[slice, ...]
@@ -512,13 +541,15 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
     sums_step = odd_lines(kernel.ROWS * cut.panel, itemsize)
     weights_step = odd_lines(turn_rows * depth, itemsize)
     exact = layer.has_exact_taps
+    slots = max(lanes, layer.stride[0] * layer.folds[1] + 1)  # for lines: see the kernel
     channel_taps = (
         0 if exact else odd_lines(math.prod(layer.kernel) * kernel.ROWS + lanes, itemsize)
     )
     turn_sums = points * panels * cut.together * sums_step
     rooms = [
         odd_lines(
-            max(lanes * (scratch + lines), kernel.ROWS * cut.tiles * row.m * column.m), itemsize
+            max(slots * (scratch + lines), max(kernel.ROWS, lanes) * cut.tiles * row.m * column.m),
+            itemsize,
         ),
         panels * points * inputs_step,
         turn_sums * (part_turns if cut.depths > 1 else 1),
@@ -529,7 +560,7 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
     tile = [form.key, *form.m, *form.cells]
     shapes = [*layer.x_shape, *layer.shape, *layer.before]
     steps = [line, inputs_step, sums_step, weights_step]
-    sizes = [*tile, *layer.kernel, *layer.stride, *layer[:4], *shapes, *cut, *steps]
+    sizes = [*tile, *layer.kernel, *layer.stride, *layer.folds, *layer[:4], *shapes, *cut, *steps]
     units = layer.groups * cut.parts * cut.columns
     threads = min(workers, units)
     blocks = layer.groups * cut.depths * cut.turns

@@ -542,7 +542,9 @@ FASTCONV_INLINE void NAME(pick_body)(const int step, T *to, const T *source, ptr
 
 FASTCONV_APART void NAME(pick)(T *to, const T *source, ptrdiff_t step, ptrdiff_t n)
 {
-    if (step == 2)
+    if (step == 1)
+        NAME(pick_body)(1, to, source, n);
+    else if (step == 2)
         NAME(pick_body)(2, to, source, n);
     else if (step == 4)
         NAME(pick_body)(4, to, source, n);

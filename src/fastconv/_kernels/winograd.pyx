@@ -16,8 +16,9 @@ tiles are the lanes of vectors. For each block of channels, and each point of th
       -> results: A^T s A + bias [filter][row][cell]
       -> out
 
-With a stride, each phase of it in a channel of x is a channel of this convolution, and the taps of
-that phase are its kernel; where these are fewer than the form has, the rest are zeros.
+A channel of x gives as many channels of this convolution as it has folds: with a stride, its
+phases, or in place of those of the rows, all rows of the kernel. Each has its own taps; where these
+are fewer than the form has, the rest are zeros.
 
 Sums are added up over blocks of channels that depend on the layer alone, and no tile meets another:
 so a result's bits do not depend on the unit.
@@ -69,13 +70,15 @@ cdef struct Sizes:
     Py_ssize_t column_m
     Py_ssize_t row_points     # and cells that it reads
     Py_ssize_t column_points
-    Py_ssize_t kernel_height  # taps of w, before they are split into phases
+    Py_ssize_t kernel_height  # taps of w, before they are folded
     Py_ssize_t kernel_width
     Py_ssize_t row_step       # the stride
     Py_ssize_t column_step
+    Py_ssize_t row_folds      # channels that one of x gives along an axis, a tap apart
+    Py_ssize_t column_folds
     Py_ssize_t batch
     Py_ssize_t groups
-    Py_ssize_t channels       # of one group, and all phases
+    Py_ssize_t channels       # of one group, each fold one
     Py_ssize_t filters        # of one group
     Py_ssize_t x_height
     Py_ssize_t x_width
@@ -111,6 +114,7 @@ cdef struct Run:
     Py_ssize_t column
     Py_ssize_t length
     Py_ssize_t at             # the first one's place in the unit
+    Py_ssize_t cells          # of a row of the result
 
 
 cdef inline void clear(floating *to, Py_ssize_t n) noexcept nogil:
@@ -163,9 +167,28 @@ cdef Py_ssize_t list_runs(
         runs[count].row = tile // across % down
         runs[count].sample = tile // (across * down)
         runs[count].length = min(across - runs[count].column, end - tile)
+        runs[count].cells = min(
+            runs[count].length * z.column_m, z.width - runs[count].column * z.column_m)
         tile += runs[count].length
         count += 1
     return count
+
+
+cdef Py_ssize_t list_spans(
+    const Sizes *z, const Run *runs, Py_ssize_t count, const Py_ssize_t *strides, Run *spans
+) noexcept nogil:
+    """List runs again, as one those whose cells are neighbours in the result too."""
+    cdef bint joins = (
+        z.row_m == 1 and z.width % z.column_m == 0 and strides[2] == z.width * strides[3])
+    cdef Py_ssize_t spans_count = 0
+    cdef Py_ssize_t r
+    for r in range(count):
+        if joins and r and runs[r].sample == runs[r - 1].sample:
+            spans[spans_count - 1].cells += runs[r].cells
+        else:
+            spans[spans_count] = runs[r]
+            spans_count += 1
+    return spans_count
 
 
 cdef inline Py_ssize_t cells_of(const Sizes *z, const Run *run) noexcept nogil:
@@ -219,21 +242,21 @@ cdef inline Py_ssize_t steps_up(Py_ssize_t cells, Py_ssize_t step) noexcept nogi
     return (max(<Py_ssize_t> 0, cells) + step - 1) // step
 
 
-cdef void fill_phase(
+cdef void fill_fold(
     const Sizes *z, const Run *run, Py_ssize_t pitch, const floating *x, const Py_ssize_t *strides,
     Py_ssize_t channel, floating *scratch,
 ) noexcept nogil:
-    """`fill_scratch`, for one channel of a convolution with a stride; x is that of the group."""
-    cdef Py_ssize_t phase = channel % (z.row_step * z.column_step)
+    """`fill_scratch`, for one of the channels that x, which is that of the group, is folded to."""
+    cdef Py_ssize_t fold = channel % (z.row_folds * z.column_folds)
     cdef Py_ssize_t cells = cells_of(z, run)
-    cdef Py_ssize_t top = run.row * z.row_m * z.row_step + phase // z.column_step - z.top
+    cdef Py_ssize_t top = run.row * z.row_m * z.row_step + fold // z.column_folds - z.top
     cdef Py_ssize_t first = (
-        run.column * z.column_m * z.column_step + phase % z.column_step - z.left)
+        run.column * z.column_m * z.column_step + fold % z.column_folds - z.left)
     cdef Py_ssize_t low = min(cells, steps_up(-first, z.column_step))
     cdef Py_ssize_t high = max(low, min(cells, steps_up(z.x_width - first, z.column_step)))
     cdef Py_ssize_t step = z.column_step * strides[3]
     cdef Py_ssize_t row, y
-    x += run.sample * strides[0] + channel // (z.row_step * z.column_step) * strides[1]
+    x += run.sample * strides[0] + channel // (z.row_folds * z.column_folds) * strides[1]
     x += (first + low * z.column_step) * strides[3]
     for row in range(z.row_points):
         y = top + row * z.row_step
@@ -241,9 +264,96 @@ cdef void fill_phase(
             clear(scratch, pitch)
         else:
             clear(scratch, low)
+            if 0 <= y + AHEAD * z.row_step < z.x_height:
+                fetch(x + (y + AHEAD * z.row_step) * strides[2], (high - low) * step, False)
             pick(scratch + low, x + y * strides[2], step, high - low)
             clear(scratch + high, pitch - high)
         scratch += pitch
+
+
+cdef void transform_channel(
+    const Sizes *z, Py_ssize_t tiles, const floating *lines, floating *inputs
+) noexcept nogil:
+    """inputs[panel][point][tile] = B^T d B for one channel."""
+    cdef Py_ssize_t panel_step = points_of(z) * z.inputs_step
+    cdef Py_ssize_t tile = 0
+    cdef floating *to
+    while tile < tiles:
+        to = inputs + tile // z.panel * panel_step + tile % z.panel
+        if floating is float:
+            transform_tiles_f32(z.form, lines + tile * z.column_m, z.line, to, z.inputs_step)
+        else:
+            transform_tiles_f64(z.form, lines + tile * z.column_m, z.line, to, z.inputs_step)
+        tile += lanes_of(lines)
+
+
+cdef inline void transform_run(
+    const Sizes *z, const Run *run, Py_ssize_t pitch, const floating *scratch, floating *lines,
+    floating *peaks,
+) noexcept nogil:
+    """lines = B^T d for the tiles of a run."""
+    if floating is float:
+        transform_lines_f32(
+            z.form, scratch, pitch, pitch, lines + run.at * z.column_m, z.line, peaks)
+    else:
+        transform_lines_f64(
+            z.form, scratch, pitch, pitch, lines + run.at * z.column_m, z.line, peaks)
+
+
+cdef void clear_lines(const Sizes *z, Py_ssize_t tiles, floating *lines) noexcept nogil:
+    """Lanes without tiles: subnormal numbers left in memory would take their time."""
+    cdef Py_ssize_t width = lanes_of(lines)
+    cdef Py_ssize_t line
+    for line in range(z.lines_room // z.line):
+        clear(
+            lines + line * z.line + tiles * z.column_m,
+            ((tiles + width - 1) // width * width - tiles) * z.column_m)
+
+
+cdef void transform_folded_images(
+    const Sizes *z, const Run *runs, Py_ssize_t count, Py_ssize_t tiles, const floating *x,
+    const Py_ssize_t *strides, Py_ssize_t first, Py_ssize_t channels, floating *space,
+    floating *inputs, floating *peaks,
+) noexcept nogil:
+    """`transform_images`, where a channel of x gives several.
+
+    If each row of the kernel has one, a row of results finds most of its rows of x transformed for
+    the row before, in the channel of the kernel's row that is a stride further down.
+    """
+    cdef Py_ssize_t width = lanes_of(x)
+    cdef Py_ssize_t apart = z.row_step * z.column_folds  # channels of such taps
+    cdef Py_ssize_t slots = apart + 1 if z.row_folds > z.row_step else 1  # lines that are kept
+    cdef Py_ssize_t channel, r, pitch, line, shift
+    cdef floating *all_lines = space + z.scratch_room
+    cdef floating *lines
+    cdef const floating *taken
+    cdef bint shares
+    for channel in range(slots):
+        clear_lines(z, tiles, all_lines + channel * z.lines_room)
+    for channel in range(first + channels - 1, first - 1, -1):
+        lines = all_lines + channel % slots * z.lines_room
+        taken = all_lines + (channel + apart) % slots * z.lines_room
+        shares = (
+            slots > 1 and channel + apart < first + channels
+            and channel // z.column_folds % z.row_folds + z.row_step < z.row_folds)
+        for r in range(count):
+            if (
+                shares and r and runs[r - 1].sample == runs[r].sample
+                and runs[r - 1].column <= runs[r].column
+                and runs[r - 1].column + runs[r - 1].length >= runs[r].column + runs[r].length
+            ):
+                shift = runs[r].column - runs[r - 1].column + runs[r - 1].at
+                for line in range(z.lines_room // z.line):
+                    copy(
+                        lines + line * z.line + runs[r].at * z.column_m,
+                        taken + line * z.line + shift * z.column_m, runs[r].length * z.column_m)
+            else:
+                pitch = (cells_of(z, runs + r) + width - 1) // width * width
+                fill_fold(z, runs + r, pitch, x, strides, channel, space)
+                transform_run(
+                    z, runs + r, pitch, space, lines,
+                    peaks + (runs[r].sample - runs[0].sample) * width)
+        transform_channel(z, tiles, lines, inputs + (channel - first) * z.panel)
 
 
 cdef void transform_images(
@@ -257,76 +367,47 @@ cdef void transform_images(
     magnitudes in the samples of the unit, a vector each.
     """
     cdef Py_ssize_t width = lanes_of(x)
-    cdef Py_ssize_t points = points_of(z)
-    cdef bint by_phases = z.row_step * z.column_step > 1
     # channels are read together where they are the neighbours
-    cdef Py_ssize_t most = (
-        width if strides[1] == 1 and strides[3] != 1 and not by_phases else 1)
+    cdef Py_ssize_t most = width if strides[1] == 1 and strides[3] != 1 else 1
     cdef floating *lines = space + width * z.scratch_room
     cdef Py_ssize_t begin = 0
-    cdef Py_ssize_t end, r, pitch, channel, tile, line
-    # lanes without tiles: subnormal numbers left in memory would take their time
+    cdef Py_ssize_t end, r, pitch, channel
     for channel in range(min(most, channels)):
-        for line in range(z.lines_room // z.line):
-            clear(
-                lines + channel * z.lines_room + line * z.line + tiles * z.column_m,
-                ((tiles + width - 1) // width * width - tiles) * z.column_m)
+        clear_lines(z, tiles, lines + channel * z.lines_room)
     while begin < channels:
         end = min(begin + most, channels)
         for r in range(count):
             pitch = (cells_of(z, runs + r) + width - 1) // width * width
-            if by_phases:
-                fill_phase(z, runs + r, pitch, x, strides, first + begin, space)
-            else:
-                fill_scratch(
-                    z, runs + r, pitch, x + (first + begin) * strides[1], x_end, strides,
-                    end - begin, AHEAD if end + AHEAD <= channels else 0, space)
+            fill_scratch(
+                z, runs + r, pitch, x + (first + begin) * strides[1], x_end, strides,
+                end - begin, AHEAD if end + AHEAD <= channels else 0, space)
             for channel in range(end - begin):
-                if floating is float:
-                    transform_lines_f32(
-                        z.form, space + channel * z.scratch_room, pitch, pitch,
-                        lines + channel * z.lines_room + runs[r].at * z.column_m, z.line,
-                        peaks + (runs[r].sample - runs[0].sample) * width)
-                else:
-                    transform_lines_f64(
-                        z.form, space + channel * z.scratch_room, pitch, pitch,
-                        lines + channel * z.lines_room + runs[r].at * z.column_m, z.line,
-                        peaks + (runs[r].sample - runs[0].sample) * width)
+                transform_run(
+                    z, runs + r, pitch, space + channel * z.scratch_room,
+                    lines + channel * z.lines_room,
+                    peaks + (runs[r].sample - runs[0].sample) * width)
         for channel in range(begin, end):
-            tile = 0
-            while tile < tiles:
-                if floating is float:
-                    transform_tiles_f32(
-                        z.form, lines + (channel - begin) * z.lines_room + tile * z.column_m,
-                        z.line,
-                        inputs + tile // z.panel * points * z.inputs_step + channel * z.panel
-                        + tile % z.panel, z.inputs_step)
-                else:
-                    transform_tiles_f64(
-                        z.form, lines + (channel - begin) * z.lines_room + tile * z.column_m,
-                        z.line,
-                        inputs + tile // z.panel * points * z.inputs_step + channel * z.panel
-                        + tile % z.panel, z.inputs_step)
-                tile += width
+            transform_channel(
+                z, tiles, lines + (channel - begin) * z.lines_room, inputs + channel * z.panel)
         begin = end
 
 
 # --- weights ------------------------------------------------------------------------------------
 
 cdef void gather_taps(
-    const Sizes *z, Py_ssize_t phase, Py_ssize_t rows, Py_ssize_t row_taps, Py_ssize_t column_taps,
+    const Sizes *z, Py_ssize_t fold, Py_ssize_t rows, Py_ssize_t row_taps, Py_ssize_t column_taps,
     const floating *w, const Py_ssize_t *strides, floating *taps,
 ) noexcept nogil:
-    """taps[tap][filter] = those of one phase of the stride, and zeros where the kernel has none.
+    """taps[tap][filter] = those of one of the folds, and zeros where the kernel has none.
 
     w is that of a channel.
     """
     cdef Py_ssize_t i, j, f, row, column
     cdef const floating *source
     for i in range(row_taps):
-        row = i * z.row_step + phase // z.column_step
+        row = i * z.row_folds + fold // z.column_folds
         for j in range(column_taps):
-            column = j * z.column_step + phase % z.column_step
+            column = j * z.column_folds + fold % z.column_folds
             if row >= z.kernel_height or column >= z.kernel_width:
                 for f in range(rows):
                     taps[f] = 0
@@ -355,7 +436,7 @@ cdef floating transform_weights(
     cdef Py_ssize_t row_taps = z.row_points - z.row_m + 1
     cdef Py_ssize_t column_taps = z.column_points - z.column_m + 1
     cdef Py_ssize_t all_taps = row_taps * column_taps
-    cdef Py_ssize_t phases = z.row_step * z.column_step
+    cdef Py_ssize_t folds = z.row_folds * z.column_folds
     cdef Py_ssize_t kernel = z.kernel_height * z.kernel_width
     # neighbours, in order or turned by half a turn
     cdef Py_ssize_t turned = (strides[3] if z.kernel_width > 1 else strides[2]) < 0
@@ -364,7 +445,7 @@ cdef floating transform_weights(
         (z.kernel_width == 1 or strides[3] == step)
         and (z.kernel_height == 1 or strides[2] == step * z.kernel_width))
     cdef bint whole = (
-        in_line and phases == 1 and z.kernel_height == row_taps and z.kernel_width == column_taps)
+        in_line and folds == 1 and z.kernel_height == row_taps and z.kernel_width == column_taps)
     cdef floating *one = taps + z.taps_room
     cdef Py_ssize_t f, rows, c, one_channel
     cdef Py_ssize_t[4] one_strides
@@ -388,19 +469,19 @@ cdef floating transform_weights(
             one_strides[:] = [1, 0, step * z.kernel_width * rows, step * rows]
             one_channel = -1
             for c in range(channel, channel + channels):
-                if c // phases != one_channel:
-                    one_channel = c // phases
+                if c // folds != one_channel:
+                    one_channel = c // folds
                     transpose(
                         rows, kernel, source + one_channel * strides[1], strides[0], w_end, one,
                         rows, one + z.channel_room)
                 gather_taps(
-                    z, c % phases, rows, row_taps, column_taps,
+                    z, c % folds, rows, row_taps, column_taps,
                     one + turned * (kernel - 1) * rows, one_strides,
                     taps + (c - channel) * all_taps * rows)
         else:
             for c in range(channel, channel + channels):
                 gather_taps(
-                    z, c % phases, rows, row_taps, column_taps, source + c // phases * strides[1],
+                    z, c % folds, rows, row_taps, column_taps, source + c // folds * strides[1],
                     strides, taps + (c - channel) * all_taps * rows)
         most = peak(taps, all_taps * channels * rows, most)
         if floating is float:
@@ -458,11 +539,11 @@ cdef inline void fetch_run(
     const Sizes *z, const Run *run, const floating *out, const Py_ssize_t *strides
 ) noexcept nogil:
     """Have the cells that `store_run` writes brought to the cache."""
-    cdef Py_ssize_t cells = min(run.length * z.column_m, z.width - run.column * z.column_m)
     cdef Py_ssize_t y
     for y in range(run.row * z.row_m, min((run.row + 1) * z.row_m, z.height)):
         fetch(
-            out + run.sample * strides[0] + y * strides[2] + run.column * z.column_m, cells, True)
+            out + run.sample * strides[0] + y * strides[2] + run.column * z.column_m, run.cells,
+            True)
 
 
 cdef void store_run(
@@ -470,7 +551,6 @@ cdef void store_run(
     Py_ssize_t line, floating *out, const Py_ssize_t *strides,
 ) noexcept nogil:
     """Write the results [filter][row][cell] of a run's tiles, as far as the image goes."""
-    cdef Py_ssize_t cells = min(run.length * z.column_m, z.width - run.column * z.column_m)
     cdef Py_ssize_t y, f, i
     cdef const floating *source
     cdef floating *to
@@ -480,12 +560,12 @@ cdef void store_run(
         to = out + y * strides[2]
         if strides[3] == 1:
             for f in range(rows):
-                copy(to + f * strides[1], source + f * pitch, cells)
+                copy(to + f * strides[1], source + f * pitch, run.cells)
         elif strides[1] == 1:
-            transpose(rows, cells, source, pitch, results + rows * pitch, to, strides[3], NULL)
+            transpose(rows, run.cells, source, pitch, results + rows * pitch, to, strides[3], NULL)
         else:
             for f in range(rows):
-                for i in range(cells):
+                for i in range(run.cells):
                     to[f * strides[1] + i * strides[3]] = source[f * pitch + i]
 
 
@@ -500,39 +580,46 @@ cdef void store_results(
     cdef Py_ssize_t line = z.tiles * z.column_m
     cdef Py_ssize_t pitch = line * z.row_m
     cdef bint by_blocks = strides[1] == 1 and strides[3] != 1  # filters are the neighbours
+    # blocks whose filters are written together: those of a vector
+    cdef Py_ssize_t most = max(<Py_ssize_t> 1, width * z.blocks // z.filters) if by_blocks else 1
     cdef Py_ssize_t panels = (tiles + z.panel - 1) // z.panel
-    cdef Py_ssize_t f, rows, i, panel, tile, vectors, r
+    cdef Py_ssize_t first, rows, f, end, end_f, i, panel, tile, vectors, r
     cdef const floating *source
     cdef floating *to
     cdef floating added
     while block < end_block:
-        f = block_begin(z.filters, z.blocks, block)
-        rows = block_begin(z.filters, z.blocks, block + 1) - f
-        for i in range(rows):
-            if strides[3] == 1:
-                for r in range(count):
-                    fetch_run(z, runs + r, out + (f + i) * strides[1], strides)
-            added = 0 if bias == NULL else bias[f + i]
-            for panel in range(panels):
-                tile = panel * z.panel
-                vectors = (min(z.panel, tiles - tile) + width - 1) // width
-                source = sums + panel * blocks * points * z.sums_step + i * z.panel
-                to = results + (i * pitch if by_blocks else 0) + tile * z.column_m
-                if floating is float:
-                    transform_results_f32(
-                        z.form, source, z.sums_step, vectors, added, to, line)
-                else:
-                    transform_results_f64(
-                        z.form, source, z.sums_step, vectors, added, to, line)
-            if not by_blocks:
-                for r in range(count):
-                    store_run(
-                        z, runs + r, 1, results, pitch, line, out + (f + i) * strides[1], strides)
+        end = min(block + most, end_block)
+        first = f = block_begin(z.filters, z.blocks, block)
+        rows = block_begin(z.filters, z.blocks, end) - first
+        while block < end:
+            end_f = block_begin(z.filters, z.blocks, block + 1)
+            for i in range(end_f - f):
+                if strides[3] == 1:
+                    for r in range(count):
+                        fetch_run(z, runs + r, out + f * strides[1], strides)
+                added = 0 if bias == NULL else bias[f]
+                for panel in range(panels):
+                    tile = panel * z.panel
+                    vectors = (min(z.panel, tiles - tile) + width - 1) // width
+                    source = sums + panel * blocks * points * z.sums_step + i * z.panel
+                    to = results + ((f - first) * pitch if by_blocks else 0) + tile * z.column_m
+                    if floating is float:
+                        transform_results_f32(
+                            z.form, source, z.sums_step, vectors, added, to, line)
+                    else:
+                        transform_results_f64(
+                            z.form, source, z.sums_step, vectors, added, to, line)
+                if not by_blocks:
+                    for r in range(count):
+                        store_run(
+                            z, runs + r, 1, results, pitch, line, out + f * strides[1], strides)
+                f += 1
+            sums += points * z.sums_step
+            block += 1
         if by_blocks:
             for r in range(count):
-                store_run(z, runs + r, rows, results, pitch, line, out + f * strides[1], strides)
-        sums += points * z.sums_step
-        block += 1
+                store_run(
+                    z, runs + r, rows, results, pitch, line, out + first * strides[1], strides)
 
 
 cdef void convolve_unit(
@@ -543,6 +630,7 @@ cdef void convolve_unit(
 ) noexcept nogil:
     """Compute one unit; peaks[sample] and peaks[batch], the weights', grow to what was met."""
     cdef Run runs[MAX_TILES]
+    cdef Run spans[MAX_TILES]
     cdef floating found[MAX_TILES * MAX_LANES]
     cdef Py_ssize_t width = lanes_of(x)
     cdef Py_ssize_t points = points_of(z)
@@ -556,14 +644,15 @@ cdef void convolve_unit(
     cdef floating *at
     cdef const floating *u
     cdef Py_ssize_t part, group, begin, end, count, depth, channel, channels, turn, first_turn
-    cdef Py_ssize_t end_turn, block, end_block, blocks, i
+    cdef Py_ssize_t end_turn, block, end_block, blocks, i, spans_count
     begin = unit % z.units * z.tiles
     end = min(begin + z.tiles, total)
     part = unit // z.units % z.parts
     group = unit // z.units // z.parts
     count = list_runs(z, begin, end, runs)
+    spans_count = list_spans(z, runs, count, out_strides, spans)
     clear(found, (runs[count - 1].sample - runs[0].sample + 1) * width)
-    x += group * (z.channels // (z.row_step * z.column_step)) * x_strides[1]
+    x += group * (z.channels // (z.row_folds * z.column_folds)) * x_strides[1]
     w += group * w_strides[0]
     out += group * z.filters * out_strides[1]
     if bias != NULL:
@@ -576,9 +665,13 @@ cdef void convolve_unit(
     for depth in range(z.depths):
         channel = block_begin(z.channels, z.depths, depth)
         channels = block_begin(z.channels, z.depths, depth + 1) - channel
-        transform_images(
-            z, runs, count, end - begin, x, x_end, x_strides, channel, channels, space, inputs,
-            found)
+        if z.row_folds * z.column_folds > 1:
+            transform_folded_images(
+                z, runs, count, end - begin, x, x_strides, channel, channels, space, inputs, found)
+        else:
+            transform_images(
+                z, runs, count, end - begin, x, x_end, x_strides, channel, channels, space, inputs,
+                found)
         for turn in range(first_turn, end_turn):
             block = turn * z.together
             end_block = min(block + z.together, z.blocks)
@@ -597,8 +690,8 @@ cdef void convolve_unit(
                 z, channels, block, end_block, end - begin, u, inputs, at, blocks, depth > 0)
             if depth + 1 == z.depths:
                 store_results(
-                    z, runs, count, end - begin, block, end_block, at, blocks, bias, space, out,
-                    out_strides)
+                    z, spans, spans_count, end - begin, block, end_block, at, blocks, bias, space,
+                    out, out_strides)
     for i in range(runs[count - 1].sample - runs[0].sample + 1):
         at = peaks + runs[0].sample + i
         at[0] = peak(found + i * width, width, at[0])
