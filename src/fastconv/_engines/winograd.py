@@ -63,12 +63,12 @@ LEAST_TAPS = 3
 # By measurement it then takes 1.1 to 4 times as long for eight samples, 0.6 to 2.5 for one. The
 # number of samples itself must not count, or a result would depend on it.
 LEAST_GAIN = 1.25
-LEAST_FOLDED_GAIN = 1.1
 GAIN_BATCH = 8
-# Taps along a row from which on the rows of a kernel become channels where there are few, and how
-# many these must be then.
-LEAST_ROW_TAPS = 4
+# Where there are fewer channels, the rows of a kernel become channels, if there are so many then,
+# and so many taps along a row; and this gain is enough.
 LEAST_FOLDED_CHANNELS = 10
+LEAST_ROW_TAPS = 4
+LEAST_FOLDED_GAIN = 1.1
 # The gain from which on the gradient of images is not left to `fused`: with many filters, which are
 # what it transforms, it has less of it than the convolution itself.
 LEAST_GRADIENT_GAIN = 1.0
@@ -87,10 +87,11 @@ PACKED_UNITS = 6
 # Multiply-adds of a call that is shared out to threads: see `fused.py`.
 THREAD_WORK = 2**22
 # A channel of the images takes as long to be transformed as to be multiplied with so many filters,
-# twice as long if cells are picked by the stride; a row of the kernel as one, which shares rows of
-# x, as with so many. A result's filter takes as long as to be multiplied with so many channels.
+# and twice as long if cells are picked by the stride.
 IMAGE_WORK = 64
+# The same where rows of the kernel are channels, which share rows of the images.
 FOLDED_WORK = 36
+# A result's filter takes as long to be transformed as to be multiplied with so many channels.
 RESULT_WORK = 16
 # A weight as long to be transformed as to be multiplied with so many tiles; and if its kernel has
 # other taps than the form.
@@ -541,7 +542,8 @@ def _plan(layer: Layer, dtype: np.dtype[Any], workers: int, packs: bool) -> Plan
     sums_step = odd_lines(kernel.ROWS * cut.panel, itemsize)
     weights_step = odd_lines(turn_rows * depth, itemsize)
     exact = layer.has_exact_taps
-    slots = max(lanes, layer.stride[0] * layer.folds[1] + 1)  # for lines: see the kernel
+    # lines: of neighbouring channels, or those that the kernel keeps where rows are channels
+    slots = lanes if layer.folds == layer.stride else max(lanes, math.prod(layer.stride) + 1)
     channel_taps = (
         0 if exact else odd_lines(math.prod(layer.kernel) * kernel.ROWS + lanes, itemsize)
     )

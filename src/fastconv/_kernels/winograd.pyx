@@ -321,8 +321,9 @@ cdef void transform_folded_images(
     the row before, in the channel of the kernel's row that is a stride further down.
     """
     cdef Py_ssize_t width = lanes_of(x)
-    cdef Py_ssize_t apart = z.row_step * z.column_folds  # channels of such taps
-    cdef Py_ssize_t slots = apart + 1 if z.row_folds > z.row_step else 1  # lines that are kept
+    cdef Py_ssize_t apart = z.row_step * z.column_folds  # from that channel to this one
+    cdef bint keeps = z.row_step < z.row_folds
+    cdef Py_ssize_t slots = apart + 1 if keeps else 1
     cdef Py_ssize_t channel, r, pitch, line, shift
     cdef floating *all_lines = space + z.scratch_room
     cdef floating *lines
@@ -334,7 +335,7 @@ cdef void transform_folded_images(
         lines = all_lines + channel % slots * z.lines_room
         taken = all_lines + (channel + apart) % slots * z.lines_room
         shares = (
-            slots > 1 and channel + apart < first + channels
+            keeps and channel + apart < first + channels
             and channel // z.column_folds % z.row_folds + z.row_step < z.row_folds)
         for r in range(count):
             if (
