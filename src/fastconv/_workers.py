@@ -90,10 +90,10 @@ def spread(step: Step, spaces: Sequence[Any], units: int, chunk: int) -> None:
 
     A call of `step` gets at most `chunk` units, and each thread keeps one space for itself. The
     calling thread works too; helpers that come late find less to do, or nothing. With one space, or
-    units for one piece only, no other thread is touched. Each thread has a part of the units, and
-    takes from the others' when that is done: in one call after another it then mostly meets the
-    same numbers, which its own cache still has (0.65 to 0.85 of the time, for two threads and
-    layers of 0.5 to 6 ms, of taking turns).
+    units for one piece only, no other thread is touched.
+
+    Each thread has a part of the units, and takes from the others' when that is done: in calls that
+    follow each other it then mostly meets the same numbers, which its own cache still has.
 
     A step should release the GIL and last at most 50 ms or so: no piece is begun after an exception
     in any thread (Ctrl-C among them), but those begun are waited for. When this function returns or
