@@ -61,7 +61,7 @@ cdef extern from "winograd.h" nogil:
 cdef enum:
     MAX_TILES = 256    # of a unit
     MAX_LANES = 16
-    AHEAD = 2          # channels that are brought to the cache beforehand
+    AHEAD = 2          # channels, or rows of one, that are brought to the cache beforehand
 
 # What `_engines/winograd.py` writes down as a row of integers, in this order.
 cdef struct Sizes:
