@@ -118,6 +118,36 @@ def test_fork_after_a_call(engine):
     assert child("-W", "ignore", "-c", code).stdout == b"done\n"
 
 
+FORK_IN_THE_FIRST_CALL = """
+import os, signal, sys, threading, warnings
+import numpy as np
+import fastconv
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads, since 3.12
+sys.setswitchinterval(1e-5)
+x, w = np.ones((1, 1, 8, 8), np.float32), np.ones((1, 1, 3, 3), np.float32)
+thread = threading.Thread(target=fastconv.conv, args=(x, w))
+thread.start()
+for _ in range(10):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        fastconv.conv(x, w)
+        fastconv.PreparedConv(w)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+thread.join()
+print("done")
+"""
+
+
+@posix
+def test_fork_while_a_thread_is_in_the_first_call():
+    """Which imports the engines and kernels."""
+    for _ in range(3):
+        assert child("-c", FORK_IN_THE_FIRST_CALL).stdout == b"done\n"
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------
 
 INTERRUPTED = """

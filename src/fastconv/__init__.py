@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv._config import config
 from fastconv._engines import engines
+from fastconv._kernels import importing
 from fastconv.conv import conv, conv_backward, conv_forward
 from fastconv.deconv import deconv, deconv_backward, deconv_forward
 from fastconv.lowering import col2im, im2col, im2col_blocks
@@ -54,7 +55,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what few callers need when it is first asked for."""
     if name in ("caffe", "cs231n", "reference"):
-        return importlib.import_module(f"fastconv.{name}")
+        with importing:
+            return importlib.import_module(f"fastconv.{name}")
     later = {
         "PreparedConv": "prepared",
         "deform_conv_backward": "deform",
@@ -62,7 +64,8 @@ def __getattr__(name: str) -> Any:
         "explain": "_explain",
     }
     if name in later:
-        return getattr(importlib.import_module(f"fastconv.{later[name]}"), name)
+        with importing:
+            return getattr(importlib.import_module(f"fastconv.{later[name]}"), name)
     raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
 
 

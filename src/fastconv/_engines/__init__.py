@@ -26,6 +26,7 @@ import numpy as np
 
 from fastconv._engines.extended import Extended, check_extends
 from fastconv._geometry import Geometry
+from fastconv._kernels import importing
 from fastconv._validation import show
 
 Engine: TypeAlias = ModuleType | Extended
@@ -36,7 +37,8 @@ PAD_MODES = ("constant", "reflect", "edge", "wrap")
 @functools.cache
 def all_engines() -> tuple[ModuleType, ...]:
     """The engines. The first call imports them, which takes 8 ms; the rest of the package 12."""
-    from fastconv._engines import caffe, depthwise, fft, fused, winograd
+    with importing:
+        from fastconv._engines import caffe, depthwise, fft, fused, winograd
 
     return depthwise, winograd, fft, fused, caffe
 
@@ -56,9 +58,10 @@ def engines() -> tuple[str, ...]:
     >>> fastconv.engines()
     ('depthwise', 'winograd', 'fft', 'fused', 'caffe')
     """
+    available = all_engines()
     from fastconv._engines import fft
 
-    return tuple(e.NAME for e in all_engines() if e is not fft or fft.is_installed())
+    return tuple(e.NAME for e in available if e is not fft or fft.is_installed())
 
 
 def select_engine(

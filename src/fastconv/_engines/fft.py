@@ -22,6 +22,7 @@ import numpy as np
 from fastconv._engines import fused
 from fastconv._geometry import Geometry
 from fastconv._kernels import fused as kernel
+from fastconv._kernels import importing
 from fastconv._memory import Kept, as_native_call
 from fastconv._validation import Array
 
@@ -48,7 +49,8 @@ def is_installed() -> bool:
 
 def _overlap() -> ModuleType:
     """What computes: imported when there is something for it, as it takes 2 ms."""
-    from fastconv._engines import overlap
+    with importing:
+        from fastconv._engines import overlap
 
     return overlap
 

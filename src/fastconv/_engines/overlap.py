@@ -24,6 +24,7 @@ import numpy as np
 from fastconv._engines.limits import Limits
 from fastconv._engines.plans import chunk_of
 from fastconv._geometry import Geometry
+from fastconv._kernels import importing
 from fastconv._memory import allocate
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
@@ -58,7 +59,8 @@ PLANS = 256
 
 def _scipy() -> Any:
     """SciPy's transforms, imported by the first call that needs them: that takes 0.1 s."""
-    return importlib.import_module("scipy.fft")
+    with importing:
+        return importlib.import_module("scipy.fft")
 
 
 # --- plans ------------------------------------------------------------------------------------

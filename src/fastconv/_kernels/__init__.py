@@ -4,6 +4,7 @@ Each `.pyx` here is compiled once for each instruction set, into the folders `ba
 Which build runs is chosen once, at import; the environment variable FASTCONV_ISA names another.
 """
 
+import _thread
 import importlib
 import importlib.util
 import os
@@ -11,6 +12,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fastconv._kernels.base import cpu
+
+# Held while a call imports something. A fork waits for that: its child would find a module that is
+# half there, and wait for the thread that imports it, which has not come along.
+importing = _thread.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
 
 # Instruction sets and the folders of their builds, the best first. The last is everywhere.
 FOLDERS = {"x86-64-v4": "v4", "x86-64-v3": "v3", cpu.COMPILED_FOR: "base"}
@@ -56,5 +67,6 @@ else:
         """Load a kernel when it is first asked for: each takes half a millisecond."""
         if name not in ("deform", "depthwise", "fused", "pool", "winograd", "winograd_gradient"):
             raise AttributeError(f"no kernel {name!r}")
-        globals()[name] = load(name, INSTRUCTION_SET)
+        with importing:
+            globals()[name] = load(name, INSTRUCTION_SET)
         return globals()[name]
