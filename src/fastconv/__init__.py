@@ -54,19 +54,17 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what few callers need when it is first asked for."""
-    if name in ("caffe", "cs231n", "reference"):
-        with importing:
-            return importlib.import_module(f"fastconv.{name}")
     later = {
         "PreparedConv": "prepared",
         "deform_conv_backward": "deform",
         "deform_conv_forward": "deform",
         "explain": "_explain",
     }
-    if name in later:
-        with importing:
-            return getattr(importlib.import_module(f"fastconv.{later[name]}"), name)
-    raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    if name not in later and name not in ("caffe", "cs231n", "reference"):
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    with importing:
+        module = importlib.import_module(f"fastconv.{later.get(name, name)}")
+    return getattr(module, name) if name in later else module
 
 
 def __dir__() -> list[str]:

@@ -57,6 +57,7 @@ THREAD_TIME = 1_000_000
 PLANS = 256
 
 
+@functools.cache
 def _scipy() -> Any:
     """SciPy's transforms, imported by the first call that needs them: that takes 0.1 s."""
     with importing:
