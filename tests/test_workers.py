@@ -2,6 +2,7 @@
 
 import _thread
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -9,12 +10,14 @@ import time
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastconv import _workers
-from fastconv._bell import Bell
+from fastconv._bell import Bell, Summons
 from fastconv._workers import spread
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and fork are POSIX")
@@ -258,7 +261,7 @@ def test_a_bell_is_heard_by_all_that_listen():
 
     def listen():
         listening.wait(timeout=WAIT)
-        heard.append(bell.listen(0, WAIT * 1000 * MILLISECOND, 0))
+        heard.append(bell.listen(WAIT * 1000 * MILLISECOND))
 
     threads = [threading.Thread(target=listen) for _ in range(3)]
     for thread in threads:
@@ -270,37 +273,150 @@ def test_a_bell_is_heard_by_all_that_listen():
     for thread in threads:
         thread.join(timeout=WAIT)
     assert heard == [True] * 3
-    assert bell.rings == 1
 
 
 def test_a_bell_that_rang_before_is_heard_at_once():
     bell = Bell()
     bell.ring()
-    assert bell.listen(0, WAIT * 1000 * MILLISECOND, 0)
+    assert bell.listen(WAIT * 1000 * MILLISECOND)
 
 
 @pytest.mark.parametrize("time_", [-1, 0, 1, 20 * MILLISECOND])
 def test_listening_ends(time_):
-    bell = Bell()
-    bell.ring()
     begin = time.monotonic_ns()
-    assert not bell.listen(1, time_, WAIT * 1000 * MILLISECOND)
+    assert not Bell().listen(time_)
     assert time_ <= time.monotonic_ns() - begin < WAIT * 1000 * MILLISECOND
 
 
-def test_who_hears_a_ring_gives_the_ringer_time():
-    bell = Bell()
-    bell.ring()
+def test_only_later_summons_are_heard():
+    summons = Summons()
+    summons.ring()
+    summons.ring()
+    assert summons.rings == 2
     begin = time.monotonic_ns()
-    assert bell.listen(0, 0, 20 * MILLISECOND) is False  # there is no time to hear it
-    assert time.monotonic_ns() - begin < 20 * MILLISECOND
-    assert bell.listen(0, 1, 20 * MILLISECOND)
+    summons.attend(2, 20 * MILLISECOND, WAIT * 1000 * MILLISECOND, -1, None)
+    assert 20 * MILLISECOND <= time.monotonic_ns() - begin < WAIT * 1000 * MILLISECOND
+
+
+def test_who_is_summoned_gives_the_caller_time():
+    summons = Summons()
+    summons.ring()
+    begin = time.monotonic_ns()
+    summons.attend(0, 0, WAIT * 1000 * MILLISECOND, -1, None)  # there is no time to hear it
+    assert time.monotonic_ns() - begin < WAIT * 1000 * MILLISECOND
+    begin = time.monotonic_ns()
+    summons.attend(0, 1, 20 * MILLISECOND, -1, None)
     assert time.monotonic_ns() - begin >= 20 * MILLISECOND
+
+
+def test_the_end_of_a_share_is_rung_before_the_next_is_awaited():
+    summons, done = Summons(), Bell()
+    helper = threading.Thread(
+        target=summons.attend, args=(0, WAIT * 1000 * MILLISECOND, 0, -1, done)
+    )
+    helper.start()
+    assert done.listen(WAIT * 1000 * MILLISECOND)
+    assert helper.is_alive()
+    summons.ring()
+    helper.join(timeout=WAIT)
+    assert not helper.is_alive()
+
+
+@contextmanager
+def kept_on(processors):
+    """Keep the calling thread on these processors."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def pairs_of_processors():
+    """Two processors each way round, if there are two."""
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        return []
+    one, other = sorted(os.sched_getaffinity(0))[:2]
+    return [(one, other), (other, one)]
+
+
+def present_processor():
+    """Where the calling thread runs: field 39 of what the system tells of it."""
+    return int(Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()[36])
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+@pytest.mark.parametrize(("caller", "other"), pairs_of_processors())
+def test_helpers_leave_the_processor_of_the_caller(caller, other, asleep):
+    def serve():
+        begun.set()
+        if asleep:
+            while not summons.rings:
+                time.sleep(0.001)
+            summons.leave(-1)
+        else:
+            summons.attend(0, WAIT * 1000 * MILLISECOND, 0, -1, None)
+        seen.append(os.sched_getaffinity(0))
+
+    for _ in range(20):  # until the system leaves the caller where it was put
+        summons, seen, begun = Summons(), [], threading.Event()
+        with kept_on({caller}):  # the helper is put there too
+            helper = threading.Thread(target=serve)
+            helper.start()
+        assert begun.wait(timeout=WAIT)
+        with kept_on({caller}):
+            os.sched_setaffinity(0, {caller, other})  # no reason to move
+            places = [present_processor()]
+            summons.ring()
+            places.append(present_processor())
+            helper.join(timeout=WAIT)
+        if places == [caller, caller]:
+            break
+    assert seen == [{other}]
+
+
+@pytest.mark.skipif(not pairs_of_processors(), reason="Linux, two processors")
+def test_helpers_stay_where_there_is_no_other_processor():
+    summons, allowed = Summons(), os.sched_getaffinity(0)
+    with kept_on({min(allowed)}):
+        summons.ring()
+        with ThreadPoolExecutor(1) as pool:
+            place = pool.submit(lambda: (summons.leave(-1), os.sched_getaffinity(0))[1]).result()
+    assert place == {min(allowed)}
+
+
+def test_helpers_that_come_late_stay_awake(fresh):
+    """Else one that sleeps at each call of many would never be in time."""
+    helpers, waits = _workers._helpers, []
+
+    class ListenedError(Exception):
+        """The helper has listened after the share."""
+
+    class Ear:
+        rings = 0
+
+        def attend(self, heard, wait, *_):
+            waits.append(wait)
+            if len(waits) == 2:
+                raise ListenedError
+
+        def leave(self, known):
+            return known
+
+    helpers.summons = Ear()
+    share = _workers._Share(None, None, [], 0, 1)
+    share.end()  # too late
+    time.sleep(0.001)
+    helpers.shares.put(share)
+    with pytest.raises(ListenedError):
+        helpers._serve()
+    assert waits == [0, pytest.approx(_workers.PATIENCE, rel=0.5)]
 
 
 @pytest.mark.parametrize("work", [MILLISECOND // 2, 20 * MILLISECOND])
 def test_helpers_fall_asleep(fresh, work):
-    spread(lambda *_: Bell().listen(0, work, 0), range(3), 3, 1)
+    spread(lambda *_: Bell().listen(work), range(3), 3, 1)
     time.sleep(0.02)
     begin = time.process_time()
     time.sleep(0.1)

@@ -8,6 +8,12 @@ cdef extern from *:
     #include <stdint.h>
     #include <time.h>
 
+    #if defined(__linux__)
+    #include <sched.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #endif
+
     #if defined(_WIN32)
     #include <windows.h>
     #define FASTCONV_YIELD() SwitchToThread()
@@ -19,11 +25,13 @@ cdef extern from *:
     #if defined(_MSC_VER)
     typedef volatile long long fastconv_count;
     #define FASTCONV_READ(count) InterlockedOr64(count, 0)
+    #define FASTCONV_WRITE(count, value) InterlockedExchange64(count, value)
     #define FASTCONV_RAISE(count) InterlockedIncrement64(count)
     #define FASTCONV_PAUSE() YieldProcessor()
     #else
     typedef long long fastconv_count;
     #define FASTCONV_READ(count) __atomic_load_n(count, __ATOMIC_ACQUIRE)
+    #define FASTCONV_WRITE(count, value) __atomic_store_n(count, value, __ATOMIC_RELEASE)
     #define FASTCONV_RAISE(count) __atomic_add_fetch(count, 1, __ATOMIC_RELEASE)
     #if defined(__x86_64__) || defined(__i386__)
     #define FASTCONV_PAUSE() __builtin_ia32_pause()
@@ -55,20 +63,73 @@ cdef extern from *:
         }
         return 0;
     }
+
+    /* The calling thread and the processor it is on, in one number; -1 where nothing tells. */
+    static long long fastconv_whereabouts(void) {
+    #if defined(__linux__)
+        const int processor = sched_getcpu();
+        if (processor >= 0) return (long long)syscall(SYS_gettid) << 32 | processor;
+    #endif
+        return -1;
+    }
+
+    /* Keep the calling thread off the processor of another, on the others that that one may use,
+       if there are any. It stays so until it is called again. */
+    static void fastconv_leave(long long whereabouts) {
+    #if defined(__linux__)
+        const int processor = (int)whereabouts;
+        cpu_set_t allowed;
+        if (processor < 0 || processor >= CPU_SETSIZE) return;
+        if (sched_getaffinity((int)(whereabouts >> 32), sizeof allowed, &allowed)) return;
+        CPU_CLR(processor, &allowed);
+        if (CPU_COUNT(&allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
+    #endif
+    }
     """
     ctypedef long long int64_t
     ctypedef long long fastconv_count
     long long FASTCONV_READ(fastconv_count *count) nogil
+    void FASTCONV_WRITE(fastconv_count *count, long long value) nogil
     long long FASTCONV_RAISE(fastconv_count *count) nogil
+    void FASTCONV_YIELD() nogil
     int fastconv_pause(fastconv_count *count, long long heard, int64_t time) nogil
+    long long fastconv_whereabouts() nogil
+    void fastconv_leave(long long whereabouts) nogil
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Bell:
-    """Counts its rings. Threads that await one let others run on their processor."""
+    """Rings once. Threads that await it let others run on their processor."""
 
     cdef fastconv_count count
+
+    def ring(self):
+        """Let those that listen hear it."""
+        FASTCONV_RAISE(&self.count)
+
+    def listen(self, int64_t time):
+        """Without the GIL, await that it has rung; say if so. That takes `time` ns at most."""
+        cdef bint rung
+        with nogil:
+            rung = fastconv_pause(&self.count, 0, time)
+        return rung
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Summons:
+    """Calls helpers, again and again. They keep off the caller's processor, on Linux.
+
+    The system may wake a helper, or the caller from a wait for the GIL, on the processor where the
+    other one runs. There they take turns, of some milliseconds each, though others are idle.
+    """
+
+    cdef fastconv_count count
+    cdef fastconv_count caller
+
+    def __cinit__(self):
+        FASTCONV_WRITE(&self.caller, -1)
 
     @property
     def rings(self):
@@ -76,18 +137,36 @@ cdef class Bell:
         return FASTCONV_READ(&self.count)
 
     def ring(self):
-        """Let those that listen hear it."""
+        """Let those that listen hear it, on the caller's own processor too."""
+        FASTCONV_WRITE(&self.caller, fastconv_whereabouts())
         FASTCONV_RAISE(&self.count)
+        FASTCONV_YIELD()
 
-    def listen(self, long long heard, int64_t time, int64_t grace):
-        """Without the GIL, await that there are other than `heard` rings; say if so.
+    def attend(self, long long heard, int64_t time, int64_t grace, long long known, Bell done):
+        """Ring `done` once the GIL is released, then listen, and leave the caller's processor.
 
-        It takes `time` nanoseconds at most. Who heard a ring pauses for `grace` more before it asks
-        for the GIL: it would fall asleep if it came before the ringer has released that.
+        Who hears a ring pauses for `grace` before it asks for the GIL: it would fall asleep if it
+        came before the caller has released that.
         """
-        cdef bint rung
+        cdef long long caller
         with nogil:
-            rung = fastconv_pause(&self.count, heard, time)
-            if rung:
+            if done is not None:
+                FASTCONV_RAISE(&done.count)
+            if fastconv_pause(&self.count, heard, time):
+                caller = FASTCONV_READ(&self.caller)
+                if caller != known:
+                    fastconv_leave(caller)
+                    known = caller
                 fastconv_pause(NULL, 0, grace)
-        return rung
+        return known
+
+    def leave(self, long long known):
+        """Keep this thread off the last caller's processor; return where that was.
+
+        `known` is what this returned before.
+        """
+        cdef long long caller = FASTCONV_READ(&self.caller)
+        if caller != known:
+            with nogil:
+                fastconv_leave(caller)
+        return caller

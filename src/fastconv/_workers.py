@@ -12,21 +12,19 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Any, TypeAlias
 
-from fastconv._bell import Bell
+from fastconv._bell import Bell, Summons
 from fastconv._validation import as_int, show
 
 Step: TypeAlias = Callable[[Any, int, int], None]
 # Where pieces of work begin, those of each thread.
 Parts: TypeAlias = list[deque[int]]
 
-# Nanoseconds. A helper that has worked stays awake for as long as it has worked, PATIENCE at most:
-# calls that follow each other find it awake, and on a processor of its own. (OpenBLAS's stay awake
-# for 2**26 cycles, some 30 ms.) A caller waits awake for as long as waking it would take, and no
-# longer: the helper may be on its processor.
-PATIENCE, END_PATIENCE = 2_000_000, 100_000
-# From the ring for a share until the caller is in its kernel, and from the one for the share's end
-# until the helper listens again: as long as each holds the GIL.
-GRACE, END_GRACE = 15_000, 3_000
+# Nanoseconds. After a share a helper stays awake for as long as that is old, PATIENCE at most:
+# calls that follow each other find it awake, however late it came to the first of them. (OpenBLAS's
+# stay awake for 2**26 cycles, some 30 ms.) A caller waits awake as long as waking it would take.
+PATIENCE, END_PATIENCE = 2_000_000, 500_000
+# From the ring for a share until the caller is in its kernel, as long as it holds the GIL.
+GRACE = 15_000
 
 
 # --- how many -------------------------------------------------------------------------------------
@@ -99,8 +97,8 @@ def spread(step: Step, spaces: Sequence[Any], units: int, chunk: int) -> None:
     in any thread (Ctrl-C among them), but those begun are waited for. When this function returns or
     raises, no thread is in a step, and none but the traceback holds a space.
 
-    A second thread adds 30 us to half the time of one if it worked less than PATIENCE ago, and 80
-    to 150 if it must be woken, on two virtual cores.
+    A second thread adds 30 us to half the time of one if it is awake, and 80 to 300 if it must be
+    woken, on two virtual cores.
     """
     if len(spaces) == 1 or units <= chunk:
         space = spaces[0]
@@ -163,10 +161,11 @@ class _Share:
 
     Who takes `turn` decides: a helper, which keeps it for all its steps, or the caller at the end,
     which keeps it for good. It is re-entrant, so that the caller can try again after Ctrl-C without
-    knowing how far it came. A caller that must wait listens for `ended` first.
+    knowing how far it came. A caller that must wait listens for `ended` first, which its helper
+    rings when it needs the GIL no more.
     """
 
-    __slots__ = ("begun", "ended", "failure", "turn", "work")
+    __slots__ = ("begun", "ended", "failure", "made", "turn", "work")
 
     def __init__(self, step: Step, space: Any, parts: Parts, units: int, chunk: int) -> None:
         self.turn = _thread.RLock()
@@ -175,6 +174,7 @@ class _Share:
         self.failure: BaseException | None = None
         self.begun = False
         self.ended = Bell()
+        self.made = perf_counter_ns()
 
     def run(self) -> None:
         """Do the work, in a helper, unless the caller has ended it."""
@@ -188,12 +188,11 @@ class _Share:
                 _drop(self.work[2])
             finally:
                 self.turn.release()
-                self.ended.ring()
 
     def end(self) -> None:
         """See that no helper begins the work, or wait for the one that has."""
         if self.begun:
-            self.ended.listen(0, END_PATIENCE, END_GRACE)
+            self.ended.listen(END_PATIENCE)
         self.turn.acquire()
         self.work = None
 
@@ -201,7 +200,7 @@ class _Share:
 class _Helpers:
     """Threads that run the shares of any call; an idle one holds nothing and keeps nothing alive.
 
-    `bell` rings for shares, since one that sleeps in the queue takes long to wake.
+    `summons` rings for shares, since one that sleeps in the queue takes long to wake.
 
     Not a ThreadPoolExecutor: at exit that refuses work and waits for its threads. Nor
     threading.Thread, which waits until a new thread runs, and that may never be.
@@ -209,7 +208,7 @@ class _Helpers:
 
     def __init__(self) -> None:
         self.shares: SimpleQueue[_Share] = SimpleQueue()
-        self.bell = Bell()
+        self.summons = Summons()
         self.idle: deque[None] = deque()  # an item for each thread that waits for a share
         self.threads = 0
         self.starting = _thread.allocate_lock()
@@ -221,7 +220,7 @@ class _Helpers:
             self._start(missing, max(_processors() - 1, len(shares)))
         for share in shares:
             self.shares.put(share)
-        self.bell.ring()
+        self.summons.ring()
 
     def _start(self, count: int, limit: int) -> None:
         """Start `count` threads, or as many as there may be."""
@@ -237,17 +236,19 @@ class _Helpers:
                     return
 
     def _serve(self) -> None:
-        patience = 0
+        ended: Bell | None = None
+        patience = caller = 0
         while True:
             self.idle.append(None)
-            heard = self.bell.rings
-            if self.shares.empty():
-                self.bell.listen(heard, patience, GRACE)
+            heard = self.summons.rings
+            time = patience if self.shares.empty() else 0
+            caller = self.summons.attend(heard, time, GRACE, caller, ended)
             share = self.shares.get()
             self.idle.pop()
-            begin = perf_counter_ns()
+            caller = self.summons.leave(caller)
             share.run()
-            patience = min(perf_counter_ns() - begin, PATIENCE)
+            ended = share.ended
+            patience = min(perf_counter_ns() - share.made, PATIENCE)
 
 
 _helpers = _Helpers()

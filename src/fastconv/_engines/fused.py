@@ -36,7 +36,7 @@ NAME = "fused"
 # With fewer multiply-adds (0.15 ms) another thread gains nothing, though it be awake.
 THREAD_WORK = 3 * 2**22
 # A number that is added up takes as long as so many multiply-adds: it comes from memory.
-SUM_WORK = 32
+SUM_WORK = 16
 # Plans to remember, of layers whose kernels have no more indices than this: 8 kB each.
 PLANS = 256
 KERNEL_SIZE = 2**10

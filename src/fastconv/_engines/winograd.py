@@ -85,7 +85,7 @@ TOGETHER = 4
 # Units, each with all tiles that it has room for, from which on weights are transformed only once.
 PACKED_UNITS = 6
 # Multiply-adds of a call that is shared out to threads: see `fused.py`.
-THREAD_WORK = 2**22
+THREAD_WORK = 2**23
 # A channel of the images takes as long to be transformed as to be multiplied with so many filters,
 # and twice as long if cells are picked by the stride.
 IMAGE_WORK = 64

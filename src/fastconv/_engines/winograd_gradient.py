@@ -56,7 +56,7 @@ TOGETHER = 4
 MOST = 192
 STEP = 16
 # Multiply-adds of a call that is shared out to threads: see `fused.py`.
-THREAD_WORK = 2**22
+THREAD_WORK = 2**23
 # A tile of a channel takes as long to be transformed as to be multiplied with so many filters, one
 # of a filter as with so many channels; sums are brought back in the time of so many more tiles.
 CHANNEL_WORK = 10
