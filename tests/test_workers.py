@@ -527,7 +527,6 @@ def test_an_exception_with_one_space():
 CHILD = """
 import atexit, _thread, hashlib, os, random, signal, sys, threading, time
 from fastconv import _workers
-from fastconv._bell import Bell
 from fastconv._workers import spread
 
 def assert_parallel(threads):
