@@ -290,8 +290,8 @@ def test_listening_ends(time_):
 
 def test_only_later_summons_are_heard():
     summons = Summons()
-    summons.ring()
-    summons.ring()
+    summons.ring(1)
+    summons.ring(1)
     assert summons.rings == 2
     begin = time.monotonic_ns()
     summons.attend(2, 20 * MILLISECOND, WAIT * 1000 * MILLISECOND, -1, None)
@@ -300,7 +300,7 @@ def test_only_later_summons_are_heard():
 
 def test_who_is_summoned_gives_the_caller_time():
     summons = Summons()
-    summons.ring()
+    summons.ring(1)
     begin = time.monotonic_ns()
     summons.attend(0, 0, WAIT * 1000 * MILLISECOND, -1, None)  # there is no time to hear it
     assert time.monotonic_ns() - begin < WAIT * 1000 * MILLISECOND
@@ -317,7 +317,7 @@ def test_the_end_of_a_share_is_rung_before_the_next_is_awaited():
     helper.start()
     assert done.listen(WAIT * 1000 * MILLISECOND)
     assert helper.is_alive()
-    summons.ring()
+    summons.ring(1)
     helper.join(timeout=WAIT)
     assert not helper.is_alive()
 
@@ -368,7 +368,7 @@ def test_helpers_leave_the_processor_of_the_caller(caller, other, asleep):
         with kept_on({caller}):
             os.sched_setaffinity(0, {caller, other})  # no reason to move
             places = [present_processor()]
-            summons.ring()
+            summons.ring(1)
             places.append(present_processor())
             helper.join(timeout=WAIT)
         if places == [caller, caller]:
@@ -377,13 +377,14 @@ def test_helpers_leave_the_processor_of_the_caller(caller, other, asleep):
 
 
 @pytest.mark.skipif(not pairs_of_processors(), reason="Linux, two processors")
-def test_helpers_stay_where_there_is_no_other_processor():
-    summons, allowed = Summons(), os.sched_getaffinity(0)
-    with kept_on({min(allowed)}):
-        summons.ring()
+@pytest.mark.parametrize("processors", [1, 2])
+def test_helpers_stay_where_other_processors_are_too_few(processors):
+    summons, allowed = Summons(), set(sorted(os.sched_getaffinity(0))[:processors])
+    with kept_on(allowed):
+        summons.ring(processors)
         with ThreadPoolExecutor(1) as pool:
             place = pool.submit(lambda: (summons.leave(-1), os.sched_getaffinity(0))[1]).result()
-    assert place == {min(allowed)}
+    assert place == allowed
 
 
 def test_helpers_that_come_late_stay_awake(fresh):

@@ -64,25 +64,27 @@ cdef extern from *:
         return 0;
     }
 
-    /* The calling thread and the processor it is on, in one number; -1 where nothing tells. */
-    static long long fastconv_whereabouts(void) {
+    /* The calling thread, the processor it is on, and how many helpers it calls, in one number;
+       -1 where nothing tells. */
+    static long long fastconv_whereabouts(long long helpers) {
     #if defined(__linux__)
         const int processor = sched_getcpu();
-        if (processor >= 0) return (long long)syscall(SYS_gettid) << 32 | processor;
+        if (processor >= 0 && processor < 1 << 16 && helpers < 1 << 16)
+            return (long long)syscall(SYS_gettid) << 32 | helpers << 16 | processor;
     #endif
         return -1;
     }
 
-    /* Keep the calling thread off the processor of another, on the others that that one may use,
-       if there are any. It stays so until it is called again. */
+    /* Have the calling thread on the processors that another may use, but not on that one's own if
+       the others are enough for all its helpers. It stays so until it is called again. */
     static void fastconv_leave(long long whereabouts) {
     #if defined(__linux__)
-        const int processor = (int)whereabouts;
+        const int processor = whereabouts & 0xffff, helpers = whereabouts >> 16 & 0xffff;
         cpu_set_t allowed;
-        if (processor < 0 || processor >= CPU_SETSIZE) return;
+        if (whereabouts < 0 || processor >= CPU_SETSIZE) return;
         if (sched_getaffinity((int)(whereabouts >> 32), sizeof allowed, &allowed)) return;
-        CPU_CLR(processor, &allowed);
-        if (CPU_COUNT(&allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
+        if (CPU_COUNT(&allowed) > helpers) CPU_CLR(processor, &allowed);
+        sched_setaffinity(0, sizeof allowed, &allowed);
     #endif
     }
     """
@@ -93,7 +95,7 @@ cdef extern from *:
     long long FASTCONV_RAISE(fastconv_count *count) nogil
     void FASTCONV_YIELD() nogil
     int fastconv_pause(fastconv_count *count, long long heard, int64_t time) nogil
-    long long fastconv_whereabouts() nogil
+    long long fastconv_whereabouts(long long helpers) nogil
     void fastconv_leave(long long whereabouts) nogil
 
 
@@ -119,10 +121,11 @@ cdef class Bell:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Summons:
-    """Calls helpers, again and again. They keep off the caller's processor, on Linux.
+    """Calls helpers, again and again, who keep off the caller's processor.
 
-    The system may wake a helper, or the caller from a wait for the GIL, on the processor where the
-    other one runs. There they take turns, of some milliseconds each, though others are idle.
+    They do so on Linux, if there are others for all of them. The system may wake a helper, or
+    the caller from a wait for the GIL, on the processor where the other one runs. There they take
+    turns, of some milliseconds each, though others are idle.
     """
 
     cdef fastconv_count count
@@ -136,9 +139,9 @@ cdef class Summons:
         """How often it has rung."""
         return FASTCONV_READ(&self.count)
 
-    def ring(self):
-        """Let those that listen hear it, on the caller's own processor too."""
-        FASTCONV_WRITE(&self.caller, fastconv_whereabouts())
+    def ring(self, long long helpers):
+        """Let those that listen hear it, on the caller's own processor too; so many are called."""
+        FASTCONV_WRITE(&self.caller, fastconv_whereabouts(helpers))
         FASTCONV_RAISE(&self.count)
         FASTCONV_YIELD()
 

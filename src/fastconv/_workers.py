@@ -220,7 +220,7 @@ class _Helpers:
             self._start(missing, max(_processors() - 1, len(shares)))
         for share in shares:
             self.shares.put(share)
-        self.summons.ring()
+        self.summons.ring(len(shares))
 
     def _start(self, count: int, limit: int) -> None:
         """Start `count` threads, or as many as there may be."""
