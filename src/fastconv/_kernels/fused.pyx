@@ -31,6 +31,7 @@ cnp.import_array()
 cdef extern from "simd.h" nogil:
     enum:
         FASTCONV_NARROW_ROWS
+        FASTCONV_PANEL_TAPS
         FASTCONV_TAPS
         FASTCONV_COLUMNS
     ctypedef struct fastconv_run:
@@ -392,10 +393,13 @@ cdef inline void dot(
             rows, taps, d, d_step, d_end, x, offsets, segments, d_at, x_at, run, sums, sums_step)
 
 
-cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t taps) noexcept nogil:
-    """Blocks of taps: none has more than FASTCONV_TAPS, most three quarters of that."""
+cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t channels, Py_ssize_t kernel) noexcept nogil:
+    """Blocks of taps, of about FASTCONV_PANEL_TAPS; one if the kernel has one index and they fit."""
+    if kernel == 1 and channels <= FASTCONV_TAPS:
+        return 1
     return max(
-        <Py_ssize_t> 1, (taps + FASTCONV_TAPS // 2 - 1) // (FASTCONV_TAPS // 4 * 3))
+        <Py_ssize_t> 1,
+        (channels * kernel + FASTCONV_PANEL_TAPS // 3 * 2 - 1) // FASTCONV_PANEL_TAPS)
 
 
 cdef inline void list_offsets(
@@ -544,7 +548,7 @@ cdef void multiply_panels(
     cdef Py_ssize_t width = lanes_of(sums)
     cdef Py_ssize_t taps = z.channels * phase.kernel
     cdef Py_ssize_t blocks = (z.filters + FASTCONV_ROWS - 1) // FASTCONV_ROWS
-    cdef Py_ssize_t tap_blocks = tap_blocks_of(taps)
+    cdef Py_ssize_t tap_blocks = tap_blocks_of(z.channels, phase.kernel)
     cdef Py_ssize_t first_filter = block_begin(z.filters, blocks, part_begin)
     cdef Py_ssize_t p, tap_block, together, first_panel, end_panel, tap_begin, tap_count, block, f
     cdef Py_ssize_t rows, vectors, out_pitch
@@ -558,7 +562,7 @@ cdef void multiply_panels(
         is_last = tap_begin + tap_count == taps
         list_offsets(kernel, phase.kernel, channel_pitch, tap_begin, tap_count, offsets)
         # as many panels as fit the room of one with the most taps
-        together = max(<Py_ssize_t> 1, FASTCONV_TAPS // 4 * 3 // tap_count)
+        together = max(<Py_ssize_t> 1, FASTCONV_PANEL_TAPS // tap_count)
         first_panel = 0
         while first_panel < count:
             end_panel = min(first_panel + together, count)
@@ -753,7 +757,7 @@ cdef bint pack_block(
     """
     cdef Py_ssize_t taps = z.kernel
     cdef Py_ssize_t total = z.channels * taps
-    cdef Py_ssize_t tap_blocks = 1 if z.hop else tap_blocks_of(total)
+    cdef Py_ssize_t tap_blocks = 1 if z.hop else tap_blocks_of(z.channels, taps)
     cdef Py_ssize_t tap_block, tap_begin, tap_count, r, i, k, run
     cdef bint in_line = True  # kernel indices are neighbours, in order
     cdef bint finite = True

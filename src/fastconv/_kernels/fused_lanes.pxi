@@ -124,7 +124,7 @@ cdef void multiply_band(
     cdef Py_ssize_t offsets[FASTCONV_TAPS]
     cdef Py_ssize_t lanes = vectors * lanes_of(sums)
     cdef Py_ssize_t taps = z.channels * z.kernel
-    cdef Py_ssize_t tap_blocks = tap_blocks_of(taps)
+    cdef Py_ssize_t tap_blocks = tap_blocks_of(z.channels, z.kernel)
     cdef Py_ssize_t tap_block, begin, count, i
     for tap_block in range(tap_blocks):
         begin = block_begin(taps, tap_blocks, tap_block)
