@@ -427,6 +427,93 @@ def test_convolution_with_filters_as_lanes_equals_caffe(limits, dtype, build, mo
         assert_as_caffe(case, dtype, (backwards, *[channels_last] * 5))
 
 
+# --- the gradient of the bias, beside that of the weights ----------------------------------------
+
+BIASED = [
+    Case((3, 20, 900), (17, 20, 1)),  # two pieces of a sample
+    Case((3, 64, 30, 30), (20, 64, 1, 1)),
+    Case((2, 33, 5, 9, 13), (12, 33, 1, 1, 1)),
+    Case((2, 40, 21, 61), (30, 20, 1, 2), stride=(1, 2), pad=((0, 0), (1, 0)), group=2),
+    Case((2, 64, 37, 41), (70, 64, 1, 1), stride=2),
+    Case((5, 256, 4, 4), (40, 256, 1, 1)),
+    Case((2, 17, 1, 1500), (90, 17, 1, 1)),
+    Case((2, 30, 13, 14), (20, 30, 3, 3)),  # dout is transposed, db added up by itself
+]
+
+
+def sum_by_pieces(dout):
+    """db as documented: pieces of equal length, of 64 sums, which are added up by halves."""
+    db = np.zeros(dout.shape[1], dout.dtype)
+    for sample in dout.reshape(*dout.shape[:2], -1):
+        length = plans.piece_of(sample.shape[1])
+        for begin in range(0, sample.shape[1], length):
+            piece = sample[:, begin : begin + length]
+            lanes = np.zeros((len(db), 64), dout.dtype)
+            for first in range(0, piece.shape[1], 64):
+                lanes[:, : piece[:, first : first + 64].shape[1]] += piece[:, first : first + 64]
+            while lanes.shape[1] > 1:
+                lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+            db += lanes[:, 0]
+    return db
+
+
+def apart(array):
+    """The same array, whose rows are not neighbours in memory."""
+    return np.concatenate([array, array], axis=-1)[..., : array.shape[-1]]
+
+
+@pytest.mark.sanitize
+@both_types
+@pytest.mark.parametrize("case", BIASED, ids=lambda case: "x".join(map(str, case.w_shape)))
+def test_the_bias_gradient_has_the_same_bits_beside_the_weights(case, dtype, build, monkeypatch):
+    x, w, b, dout = normal(case, dtype)
+    wanted = sum_by_pieces(dout)
+    set_limits(monkeypatch, DOT_SUMS=0)
+
+    def gradients(asked, x=x, dout=dout, db=None, workers=1):
+        _, cache = fastconv.conv_forward(x, w, b, engine="fused", workers=workers, **case.params)
+        return fastconv.conv_backward(dout, cache, propagate_down=asked, db=db)
+
+    both = (False, True, True)
+    dw = gradients(both)[1]
+    for asked in ((False, False, True), both, (True, True, True)):
+        for turn in (np.array, channels_last, backwards, apart):
+            got = gradients(asked, turn(x), turn(dout))
+            assert_same_bits(got[2], wanted)
+            if asked[1]:
+                assert_same_bits(got[1], dw)
+    for target in (np.zeros(2 * len(b), dtype)[::2], np.zeros(len(b), dtype)):
+        for n in range(len(x)):
+            gradients(both, x[n : n + 1], dout[n : n + 1], target)
+        assert_same_bits(plain(target), wanted)
+    monkeypatch.setattr(fused, "THREAD_WORK", 0)
+    for workers in (2, 3, 7):
+        got = gradients(both, workers=workers)
+        assert_same_bits(got[1], dw)
+        assert_same_bits(got[2], wanted)
+    set_limits(monkeypatch, GRADIENT_BYTES=2**11, GRADIENT_CHANNELS=1)
+    for workers in (1, 3):
+        assert_same_bits(gradients(both, workers=workers)[2], wanted)
+
+
+def test_the_bias_gradient_is_added_up_on_the_way_where_dout_is_read_in_place(monkeypatch):
+    set_limits(monkeypatch, DOT_SUMS=0)
+    monkeypatch.setattr(fused, "backward_b", None)
+    for case in BIASED[:-1]:
+        assert both_passes(*normal(case), **case.params)[3].any()
+    with pytest.raises(TypeError):
+        both_passes(*normal(BIASED[-1]), **BIASED[-1].params)
+
+
+@pytest.mark.parametrize("positions", [1, 63, 64, 65, 511, 512, 513, 784, 3136, 2**40 + 1])
+def test_pieces_of_a_sample_are_whole_sums_of_nearly_equal_length(positions):
+    piece = plans.piece_of(positions)
+    pieces = -(-positions // piece)
+    assert piece % 64 == 0
+    assert piece <= 512
+    assert pieces <= -(-positions // 512)
+
+
 ODD_CASE = LAYERS[3]
 
 

@@ -240,8 +240,9 @@ def conv_backward(
     geometry, workers = forward.geometry, forward.workers
     if call.dx_work is not None:
         call.engine.backward_x(geometry, call.dout, forward.w, None, call.dx_work, workers)
+    db_work = None if call.db is None else call.db.work
     if call.dw_work is not None:
-        call.engine.backward_w(geometry, forward.x, call.dout, call.dw_work, workers)
-    if call.db is not None:
-        call.engine.backward_b(call.dout, call.db.work, workers)
+        call.engine.backward_w(geometry, forward.x, call.dout, call.dw_work, workers, db_work)
+    elif db_work is not None:
+        call.engine.backward_b(call.dout, db_work, workers)
     return call.finish()

@@ -5,7 +5,8 @@ An engine is a module with `NAME`, `unsupported_reason(geometry, dtype) -> str |
 - `forward(geometry, x, w, b, out, workers, kept=None)`: overwrites out; packed weights are taken
   from `kept`, and left in it for later calls with the same w, where that is not None;
 - `backward_x(geometry, dout, w, b, dx, workers)`: overwrites dx;
-- `backward_w(geometry, x, dout, dw, workers)`: adds to dw;
+- `backward_w(geometry, x, dout, dw, workers, db=None)`: adds to dw, and to db where that is not
+  None, with the bits of `backward_b`;
 - `backward_b(dout, db, workers)`: adds to db;
 - `workspace(geometry, x, out, workers, *, keeps)`: bytes that `forward` allocates if its arguments
   are native and w is C-contiguous; of x and out, only how they lie in memory counts.

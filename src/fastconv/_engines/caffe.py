@@ -224,11 +224,23 @@ def backward_x(
     run_backward_x(geometry, plan, backward_gemm, dout, w, written(dx, plan.samples, bias))
 
 
-def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
-    """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
+def backward_w(
+    geometry: Geometry,
+    x: Array,
+    dout: Array,
+    dw: Array,
+    workers: int | None,
+    db: Array | None = None,
+) -> None:
+    """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O).
+
+    ``db (F,)``, if given, += the sum of dout.
+    """
     plan = Plan.of(geometry, dw.dtype).with_products(dw)
     samples = staged(x, dw.dtype, plan.samples, contiguous=geometry.is_1x1)
     run_backward_w(geometry, plan, weight_gemm, samples, dout, dw)
+    if db is not None:
+        backward_b(dout, db, workers)
 
 
 @np.errstate(all="ignore")

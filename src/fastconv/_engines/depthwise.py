@@ -101,8 +101,18 @@ def backward_x(
         caffe.backward_x(geometry, dout, w, b, dx, 1)
 
 
-def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
-    """``dw (F, 1, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
+def backward_w(
+    geometry: Geometry,
+    x: Array,
+    dout: Array,
+    dw: Array,
+    workers: int | None,
+    db: Array | None = None,
+) -> None:
+    """``dw (F, 1, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O).
+
+    ``db (F,)``, if given, += the sum of dout.
+    """
     if not dout.size:
         return
     dtype = dw.dtype
@@ -125,6 +135,8 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
         spread(step, spaces, plan.units, plan.chunk)
     if sums is not dw:
         np.copyto(dw, sums)
+    if db is not None:
+        backward_b(dout, db, workers)
 
 
 backward_b = fused.backward_b

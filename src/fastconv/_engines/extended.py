@@ -71,11 +71,17 @@ class Extended(NamedTuple):
                 dx += b.reshape(-1, *(1,) * geometry.rank)
 
     def backward_w(
-        self, geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None
+        self,
+        geometry: Geometry,
+        x: Array,
+        dout: Array,
+        dw: Array,
+        workers: int | None,
+        db: Array | None = None,
     ) -> None:
         """As every engine; it takes a copy of x with its padding."""
         images = _extended(geometry, x, self.pad_mode)
-        self.engine.backward_w(geometry.without_pad(), images, dout, dw, workers)
+        self.engine.backward_w(geometry.without_pad(), images, dout, dw, workers, db)
 
     def backward_b(self, dout: Array, db: Array, workers: int | None) -> None:
         """As every engine."""

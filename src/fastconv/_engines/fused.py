@@ -23,6 +23,7 @@ from fastconv._engines.plans import (
     chunk_of,
     convolution_plan,
     gradient_plan,
+    piece_of,
 )
 from fastconv._engines.taps import Phase, Table, forward_table, gradient_tables, kernel_offsets
 from fastconv._geometry import Geometry
@@ -210,8 +211,18 @@ def by_samples(
     return compute
 
 
-def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
-    """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O)."""
+def backward_w(
+    geometry: Geometry,
+    x: Array,
+    dout: Array,
+    dw: Array,
+    workers: int | None,
+    db: Array | None = None,
+) -> None:
+    """``dw (F, C/group, *K)`` += the gradient from x (N, C, *S) and dout (N, F, *O).
+
+    ``db (F,)``, if given, += the sum of dout, on the way where that saves reading it once more.
+    """
     if not dout.size:
         return
     dtype = dw.dtype
@@ -221,22 +232,24 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
     plan = _gradient_plan(geometry, dtype.itemsize, 1, in_place)
     if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _gradient_plan(geometry, dtype.itemsize, threads, in_place)
-    target = dw
-    if not dw.flags.c_contiguous:
-        target = allocate("weight gradients", dw.shape, dtype)
-        target[...] = dw  # goes on from what it holds, so that a batch may come in several calls
+    target = _contiguous("weight gradients", dw)
+    sums = None if db is None or not plan.adds_bias else _contiguous("bias gradients", db)
     spaces = scratches(plan.workers, plan.room, dtype)
     for part in parts(plan.passes, plan.pass_chunk):
 
         def step(space: Array, begin: int, end: int, part: slice = part) -> None:
             blocks = part.start, part.stop
             kernel.weight_gradient(
-                plan.sizes, plan.dots, images, gradients, target, space, *blocks, begin, end
+                plan.sizes, plan.dots, images, gradients, target, sums, space, *blocks, begin, end
             )
 
         spread(step, spaces, plan.units, plan.chunk)
     if target is not dw:
         dw[...] = target
+    if db is not None and sums is None:
+        backward_b(dout, db, workers)
+    elif db is not None and sums is not db:
+        db[...] = sums
 
 
 def backward_b(dout: Array, db: Array, workers: int | None) -> None:
@@ -244,20 +257,18 @@ def backward_b(dout: Array, db: Array, workers: int | None) -> None:
     if not dout.size:
         return
     gradients = as_native(dout, db.dtype)
-    target = db
-    if not db.flags.c_contiguous:
-        target = allocate("bias gradients", db.shape, db.dtype)
-        target[...] = db
+    target = _contiguous("bias gradients", db)
     units = -(-db.size // kernel.SUM_UNIT)
     threads = 1
     if SUM_WORK * dout.size >= THREAD_WORK:
         threads = min(units, as_workers(workers))
     sample = SUM_WORK * dout[0].size
     chunk = chunk_of(units, threads, CALL_WORK // max(1, sample // units))
+    piece = piece_of(dout[0, 0].size)
     for part in parts(len(dout), max(1, CALL_WORK * threads // sample)):
 
         def step(_: None, begin: int, end: int, part: slice = part) -> None:
-            kernel.bias_gradient(gradients, target, part.start, part.stop, begin, end)
+            kernel.bias_gradient(gradients, target, piece, part.start, part.stop, begin, end)
 
         spread(step, [None] * threads, units, chunk)
     if target is not db:
@@ -338,6 +349,15 @@ def _threaded_plan(
     if plan.work >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _forward_plan(geometry, dtype.itemsize, threads, plain)
     return plan
+
+
+def _contiguous(what: str, sums: Array) -> Array:
+    """Sums that a kernel can add to: these, or a copy, to go on from what they hold."""
+    if sums.flags.c_contiguous:
+        return sums
+    copied = allocate(what, sums.shape, sums.dtype)
+    copied[...] = sums
+    return copied
 
 
 def _is_plain(images: Array) -> bool:

@@ -32,8 +32,8 @@ GRADIENT_BYTES = 2**22
 FILTERS_BYTES = 2**20
 FILTERS_SUMS = 2**15  # of a kernel index
 # From so many kernel indices on, each of which reads all of dout, it is transposed beforehand, as
-# where its rows are not contiguous; else tiles take rows that lie apart, in pieces twice as long
-# (0.7 of the time on 64 channels of 1x1).
+# where its rows are not contiguous; else tiles take rows that lie apart, in longer pieces (0.7 of
+# the time on 64 channels of 1x1).
 PACKED_INDICES = 3
 # The sums of some tiles of a weights' gradient, which share first-level cache with what they read.
 TILE_SUMS_BYTES = 2**14
@@ -106,6 +106,8 @@ class Plan(NamedTuple):
         Blocks of filters that these are packed in, and how many in one call of the kernel.
     passes, pass_chunk : int
         Blocks of samples and positions that a gradient is summed over, and how many in one call.
+    adds_bias : bool
+        Of a gradient of weights, whether that of the bias can be added up on the way.
     is_one_piece : bool
         Whether there is so little to do that packing and all units are one call.
     """
@@ -123,6 +125,7 @@ class Plan(NamedTuple):
     block_chunk: int = 1
     passes: int = 1
     pass_chunk: int = 1
+    adds_bias: bool = False
     is_one_piece: bool = False
 
 
@@ -251,7 +254,8 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         lanes.rows,
         lanes.row_blocks,
         last.step // layouts[-1].step,
-        kernel.TAPS if lanes.packs else 2 * kernel.TAPS,
+        kernel.TAPS if lanes.packs else piece_of(positions),
+        lanes.packs,
         together,
         indices,
         cells,
@@ -266,6 +270,7 @@ def gradient_plan(table: Table, itemsize: int, workers: int, *, in_place: bool) 
         workers=workers,
         room=room + gradient + together * indices * tile + kernel.ALIGNED // itemsize,
         passes=passes,
+        adds_bias=not gradient and count == 1,
     )
 
 
@@ -314,6 +319,7 @@ def _gradient(
     workers: int,
     room: int,
     passes: int,
+    adds_bias: bool = False,
 ) -> Plan:
     """The plan of a gradient, cut into calls of the kernel."""
     threads = min(workers, units)
@@ -329,6 +335,7 @@ def _gradient(
         work=table.work,
         passes=passes,
         pass_chunk=max(1, min(passes, CALL_WORK * threads // once)),
+        adds_bias=adds_bias,
     )
 
 

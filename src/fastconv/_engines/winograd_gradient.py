@@ -72,15 +72,25 @@ COPY_WORK = 4
 PLANS = 256
 
 
-def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: int | None) -> None:
-    """``dw (F, C/group, *K)`` += the gradient from x (N, C, H, W) and dout (N, F, OH, OW)."""
+def backward_w(
+    geometry: Geometry,
+    x: Array,
+    dout: Array,
+    dw: Array,
+    workers: int | None,
+    db: Array | None = None,
+) -> None:
+    """``dw (F, C/group, *K)`` += the gradient from x (N, C, H, W) and dout (N, F, OH, OW).
+
+    ``db (F,)``, if given, += the sum of dout.
+    """
     if not dout.size:
         return
     dtype = dw.dtype
     sample = of_planes(geometry)._replace(batch=1)
     plan = _plan(sample, dtype, 1) if _serves(sample) else None
     if plan is None or not plan.pays:
-        fused.backward_w(geometry, x, dout, dw, workers)
+        fused.backward_w(geometry, x, dout, dw, workers, db)
         return
     if plan.work * len(x) >= THREAD_WORK and (threads := as_workers(workers)) > 1:
         plan = _plan(sample, dtype, threads)
@@ -111,6 +121,8 @@ def backward_w(geometry: Geometry, x: Array, dout: Array, dw: Array, workers: in
                 _add(plan, images[part], gradients[part], target, spaces)
     if target is not dw:
         dw[...] = target
+    if db is not None:
+        fused.backward_b(dout, db, workers)
 
 
 # --- the parts --------------------------------------------------------------------------------

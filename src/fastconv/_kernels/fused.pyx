@@ -56,7 +56,7 @@ cdef extern from "simd.h" nogil:
 cdef enum:
     MAX_AXES = 65      # those of an array in NumPy, and the sample's
     MAX_PANELS = 16    # whose positions are known at a time
-    LONGEST_PIECE = 2 * FASTCONV_TAPS  # positions that a tile sums up
+    LONGEST_PIECE = 2 * FASTCONV_TAPS  # positions of a sample that a gradient is summed over
     DOT_ROWS = 4       # of the largest tile of sums over neighbouring positions
     DOT_TAPS = 6
     DOT_RUNS = 64      # that are summed up at a time,
@@ -65,8 +65,8 @@ cdef enum:
     # on as many pages: 1.1 times as fast on 64 filters of 56x56.
     MANY_FILTERS = 32
     SUM_LANES = 64     # sums that are made beside each other, in every build,
-    SUM_FILTERS = 16   # of one filter or of so many,
-    SUM_POSITIONS = 65536  # over so many positions at a time, to bound the rounding
+    SUM_FILTERS = 16   # whose biases are summed up by one thread, at least
+    SUM_ROW = 64       # and at a time, where they are neighbours
     MAX_LANES = 16     # numbers of a vector
     LINE = 64          # cells that are brought together before they are transposed
     MAX_LINES = 64     # of the scratch, that are filled channel by channel
@@ -793,99 +793,123 @@ cdef bint pack_block(
     return finite
 
 
-# --- the gradient of the weights ----------------------------------------------------------------
-
-include "fused_gradient.pxi"
-
-
 # --- the gradient of the bias -------------------------------------------------------------------
 
-cdef inline floating add_up(floating *lanes, Py_ssize_t step) noexcept nogil:
-    """The sum of SUM_LANES numbers, by halves; they are overwritten."""
+cdef inline Py_ssize_t add_run(
+    floating *lanes, Py_ssize_t lane, const floating *source, Py_ssize_t step, Py_ssize_t length
+) noexcept nogil:
+    """Add some numbers to the lanes, in turn, the first to `lane`; return whose turn is next."""
+    cdef Py_ssize_t i, some
+    while length > 0:
+        if step == 1 and lane == 0 and length >= SUM_LANES:
+            some = SUM_LANES
+            for i in range(SUM_LANES):
+                lanes[i] += source[i]
+        else:
+            some = min(length, SUM_LANES - lane)
+            for i in range(some):
+                lanes[lane + i] += source[i * step]
+            lane = (lane + some) % SUM_LANES
+        source += some * step
+        length -= some
+    return lane
+
+
+cdef floating sum_filter(
+    const floating *dout, Py_ssize_t segments, const Py_ssize_t *at, const Py_ssize_t *lengths,
+    Py_ssize_t step,
+) noexcept nogil:
+    """The sum over a piece of positions, of which the i-th goes to lane i % SUM_LANES."""
+    cdef floating lanes[SUM_LANES]
+    cdef Py_ssize_t lane = 0
     cdef Py_ssize_t half = SUM_LANES // 2
-    cdef Py_ssize_t i
+    cdef Py_ssize_t segment, i
+    zero(&lanes[0], SUM_LANES)
+    for segment in range(segments):
+        lane = add_run(&lanes[0], lane, dout + at[segment], step, lengths[segment])
     while half > 0:
         for i in range(half):
-            lanes[i * step] += lanes[(i + half) * step]
+            lanes[i] += lanes[i + half]
         half //= 2
     return lanes[0]
 
 
-cdef floating sum_filter(
-    const floating *dout, Walk *walk, Py_ssize_t positions
-) noexcept nogil:
-    """The sum over some of a sample's positions, of which the i-th goes to lane i % SUM_LANES."""
-    cdef floating lanes[SUM_LANES]
-    cdef Py_ssize_t lane = 0
-    cdef Py_ssize_t step = walk.step[walk.rank - 1]
-    cdef Py_ssize_t i, some
-    cdef const floating *source
-    cdef fastconv_run run
-    zero(&lanes[0], SUM_LANES)
-    while positions > 0:
-        run = next_run(walk, positions)
-        positions -= run.length
-        source = dout + run.at
-        while run.length > 0:
-            if step == 1 and lane == 0 and run.length >= SUM_LANES:
-                some = SUM_LANES
-                for i in range(SUM_LANES):
-                    lanes[i] += source[i]
-            else:
-                some = min(run.length, SUM_LANES - lane)
-                for i in range(some):
-                    lanes[lane + i] += source[i * step]
-                lane = (lane + some) % SUM_LANES
-            source += some * step
-            run.length -= some
-    return add_up(&lanes[0], 1)
-
-
 cdef void sum_filters(
-    const floating *dout, Walk *walk, Py_ssize_t positions, Py_ssize_t filters, floating *totals
+    const floating *dout, Py_ssize_t segments, const Py_ssize_t *at, const Py_ssize_t *lengths,
+    Py_ssize_t step, Py_ssize_t filters, floating *totals,
 ) noexcept nogil:
     """The same for some neighbouring filters, added to their totals."""
-    cdef floating lanes[SUM_LANES * SUM_FILTERS]
-    cdef Py_ssize_t position, f
+    cdef floating lanes[SUM_LANES * SUM_ROW]
+    cdef Py_ssize_t position = 0
+    cdef Py_ssize_t half = SUM_LANES * SUM_ROW // 2
+    cdef Py_ssize_t segment, i, f
     cdef floating *sums
     cdef const floating *source
-    zero(&lanes[0], SUM_LANES * SUM_FILTERS)
-    for position in range(positions):
-        source = dout + next_run(walk, 1).at
-        sums = &lanes[0] + position % SUM_LANES * SUM_FILTERS
-        for f in range(filters):
-            sums[f] += source[f]
+    zero(&lanes[0], SUM_LANES * SUM_ROW)
+    for segment in range(segments):
+        source = dout + at[segment]
+        for i in range(lengths[segment]):
+            sums = &lanes[0] + position % SUM_LANES * SUM_ROW
+            for f in range(filters):
+                sums[f] += source[f]
+            source += step
+            position += 1
+    while half >= SUM_ROW:
+        for i in range(half):
+            lanes[i] += lanes[i + half]
+        half //= 2
     for f in range(filters):
-        totals[f] += add_up(&lanes[f], SUM_FILTERS)
+        totals[f] += lanes[f]
 
 
-cdef void sum_unit(
+cdef void sum_units(
     const floating *dout, const Py_ssize_t *strides, const Py_ssize_t *sizes, Py_ssize_t rank,
-    Py_ssize_t unit, Py_ssize_t first_sample, Py_ssize_t end_sample, floating *db,
+    Py_ssize_t piece, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t first_sample,
+    Py_ssize_t end_sample, floating *db,
 ) noexcept nogil:
-    """db of SUM_FILTERS filters += the sums over some samples, one after the other."""
+    """db, from a unit of SUM_FILTERS to another, += the sums over some samples, piece by piece."""
     cdef Walk walk
-    cdef Py_ssize_t first = unit * SUM_FILTERS
-    cdef Py_ssize_t filters = min(<Py_ssize_t> SUM_FILTERS, sizes[1] - first)
-    cdef Py_ssize_t positions = 1
-    cdef Py_ssize_t n, f, axis, block, blocks, some
+    cdef fastconv_run run
+    cdef Py_ssize_t at[LONGEST_PIECE]
+    cdef Py_ssize_t lengths[LONGEST_PIECE]
+    cdef Py_ssize_t positions = sizes[2]
+    cdef Py_ssize_t n, f, axis, left, some, segments, step, filters
+    cdef bint by_filters
     walk.rank = 0
-    for axis in range(2, rank):
+    walk.at = 0
+    push_axis(&walk, sizes[2], strides[2])
+    for axis in range(3, rank):
         positions *= sizes[axis]
         add_axis(&walk, sizes[axis], strides[axis])
-    blocks = (positions + SUM_POSITIONS - 1) // SUM_POSITIONS
+    step = walk.step[walk.rank - 1]
+    by_filters = strides[1] == 1 and step != 1
+    begin *= SUM_FILTERS
+    end = min(end * SUM_FILTERS, sizes[1])
     for n in range(first_sample, end_sample):
-        if strides[1] == 1 and walk.step[walk.rank - 1] != 1:
-            walk.at = n * strides[0] + first * strides[1]
-            for block in range(blocks):
-                some = min(<Py_ssize_t> SUM_POSITIONS, positions - block * SUM_POSITIONS)
-                sum_filters(dout, &walk, some, filters, db + first)
-        else:
-            for f in range(first, first + filters):
-                walk.at = n * strides[0] + f * strides[1]
-                for block in range(blocks):
-                    some = min(<Py_ssize_t> SUM_POSITIONS, positions - block * SUM_POSITIONS)
-                    db[f] += sum_filter(dout, &walk, some)
+        f = begin
+        while f < end:
+            filters = min(<Py_ssize_t> SUM_ROW, end - f) if by_filters else 1
+            left = positions
+            while left > 0:
+                some = min(piece, left)
+                left -= some
+                segments = 0
+                while some > 0:
+                    run = next_run(&walk, some)
+                    at[segments] = n * strides[0] + f * strides[1] + run.at
+                    lengths[segments] = run.length
+                    some -= run.length
+                    segments += 1
+                if by_filters:
+                    sum_filters(dout, segments, at, lengths, step, filters, db + f)
+                else:
+                    db[f] += sum_filter(dout, segments, at, lengths, step)
+            f += filters
+
+
+# --- the gradient of the weights ----------------------------------------------------------------
+
+include "fused_gradient.pxi"
 
 
 # --- what Python calls --------------------------------------------------------------------------
@@ -1009,13 +1033,14 @@ def convolve_at_once(
 
 def weight_gradient(
     cnp.ndarray sizes not None, bint dots, cnp.ndarray x not None, cnp.ndarray dout not None,
-    cnp.ndarray dw not None, cnp.ndarray space not None, Py_ssize_t first_block,
+    cnp.ndarray dw not None, cnp.ndarray db, cnp.ndarray space not None, Py_ssize_t first_block,
     Py_ssize_t end_block, Py_ssize_t begin, Py_ssize_t end,
 ):
     """Add to units begin .. end of a contiguous dw (F, C/group, *K) from x and dout (N, F, *O).
 
     That is from blocks first_block .. end_block of samples and positions; blocks must come in
-    order. With `dots` the sizes are `Sizes`, else `GradientSizes`.
+    order. With `dots` the sizes are `Sizes`, else `GradientSizes`. To a contiguous db (F,), if
+    there is one, dout is added too, for which a block must have whole samples, and no scratch.
     """
     cdef void *z = cnp.PyArray_DATA(sizes)
     cdef Py_ssize_t strides[2 * MAX_AXES]
@@ -1023,6 +1048,7 @@ def weight_gradient(
     cdef void *source = cnp.PyArray_DATA(x)
     cdef void *gradient = cnp.PyArray_DATA(dout)
     cdef void *target = cnp.PyArray_DATA(dw)
+    cdef void *sums = NULL if db is None else cnp.PyArray_DATA(db)
     cdef void *room = aligned(space)
     cdef void *x_end = end_of(x)
     cdef void *dout_end = end_of(dout)
@@ -1047,27 +1073,28 @@ def weight_gradient(
                     <const GradientSizes *> z, unit, first_block, end_block,
                     <const float *> source, <const float *> x_end, strides,
                     <const float *> gradient, <const float *> dout_end, strides + MAX_AXES,
-                    <float *> target, <const float *> dw_end, <float *> room)
+                    <float *> target, <const float *> dw_end, <float *> sums, <float *> room)
             else:
                 gradient_unit(
                     <const GradientSizes *> z, unit, first_block, end_block,
                     <const double *> source, <const double *> x_end, strides,
                     <const double *> gradient, <const double *> dout_end, strides + MAX_AXES,
-                    <double *> target, <const double *> dw_end, <double *> room)
+                    <double *> target, <const double *> dw_end, <double *> sums, <double *> room)
 
 
 def bias_gradient(
-    cnp.ndarray dout not None, cnp.ndarray db not None, Py_ssize_t first_sample,
+    cnp.ndarray dout not None, cnp.ndarray db not None, Py_ssize_t piece, Py_ssize_t first_sample,
     Py_ssize_t end_sample, Py_ssize_t begin, Py_ssize_t end,
 ):
     """Add to filters from begin to end, counted in SUM_UNITs, of a contiguous db (F,).
 
-    That is the sum over the positions of some samples of dout (N, F, *O), which must come in order.
+    That is the sum over the positions of some samples of dout (N, F, *O), which must come in order,
+    and of which `piece` are added up at a time.
     """
     cdef Py_ssize_t strides[MAX_AXES]
     cdef Py_ssize_t sizes[MAX_AXES]
     cdef Py_ssize_t rank = cnp.PyArray_NDIM(dout)
-    cdef Py_ssize_t axis, unit
+    cdef Py_ssize_t axis
     cdef void *source = cnp.PyArray_DATA(dout)
     cdef void *target = cnp.PyArray_DATA(db)
     cdef bint single = cnp.PyArray_TYPE(dout) == cnp.NPY_FLOAT32
@@ -1075,15 +1102,14 @@ def bias_gradient(
     for axis in range(rank):
         sizes[axis] = cnp.PyArray_DIM(dout, axis)
     with nogil:
-        for unit in range(begin, end):
-            if single:
-                sum_unit(
-                    <const float *> source, strides, sizes, rank, unit, first_sample, end_sample,
-                    <float *> target)
-            else:
-                sum_unit(
-                    <const double *> source, strides, sizes, rank, unit, first_sample, end_sample,
-                    <double *> target)
+        if single:
+            sum_units(
+                <const float *> source, strides, sizes, rank, piece, begin, end, first_sample,
+                end_sample, <float *> target)
+        else:
+            sum_units(
+                <const double *> source, strides, sizes, rank, piece, begin, end, first_sample,
+                end_sample, <double *> target)
 
 
 # Of this build: rows and vectors of a tile, rows of one that is four vectors wide, taps of a panel.
@@ -1092,6 +1118,9 @@ TAPS = FASTCONV_TAPS
 # Where filters are lanes: vectors of a tile, and positions whose sums are kept, at most.
 LANE_VECTORS, BAND = FASTCONV_LANE_VECTORS, MAX_BAND
 SUM_UNIT = SUM_FILTERS  # filters whose biases are summed up together
+# Positions that a gradient is summed over at a time, at most, and what those of the bias are a
+# multiple of.
+PIECE, PIECE_STEP = LONGEST_PIECE, SUM_LANES
 ALIGNED = ALIGNMENT  # bytes; a space is longer by one less than these
 
 

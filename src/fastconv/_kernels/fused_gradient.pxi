@@ -20,7 +20,8 @@ cdef struct GradientSizes:
     Py_ssize_t rows           # of a tile of filters, at most
     Py_ssize_t row_blocks     # by filters: tiles, one below the other, of a kernel index
     Py_ssize_t hop            # cells of the last axis from one position to the next
-    Py_ssize_t piece          # positions that a tile sums up
+    Py_ssize_t piece          # positions of a sample that a tile sums up,
+    Py_ssize_t by_lines       # or at most so many, which are whole lines, or equal parts of one
     Py_ssize_t together       # tiles of filters, and kernel indices of each, whose sums are kept
     Py_ssize_t indices
     Py_ssize_t cells          # of a sample in the scratch
@@ -239,7 +240,7 @@ cdef inline Py_ssize_t filter_of(const GradientSizes *z, Py_ssize_t b) noexcept 
 
 
 cdef inline Py_ssize_t piece_length(const Walk *lines, Py_ssize_t most) noexcept nogil:
-    """Positions that a tile sums up: some whole lines, or equal parts of one."""
+    """Some whole lines, or equal parts of one."""
     cdef Py_ssize_t size = lines.size[lines.rank - 1]
     cdef Py_ssize_t parts = (size + most - 1) // most
     return most // size * size if parts == 1 else (size + parts - 1) // parts
@@ -249,9 +250,12 @@ cdef void add_products(
     const GradientSizes *z, const Axis *axes, const Py_ssize_t *kernel, const Py_ssize_t *count,
     const Tiles *t, Py_ssize_t samples, Py_ssize_t positions, const floating *cells,
     Py_ssize_t pitch, const floating *gradient, const Py_ssize_t *strides, const floating *packed,
-    floating *sums,
+    floating *sums, floating *db,
 ) noexcept nogil:
-    """sums[tile][kernel index][filter][lane] += dout times x, piece by piece of the positions."""
+    """sums[tile][kernel index][filter][lane] += dout times x, piece by piece of the positions.
+
+    db += dout, while first- or second-level cache has it, if there is a db.
+    """
     cdef Walk images, gradients, lines
     cdef Py_ssize_t x_at[LONGEST_PIECE]
     cdef Py_ssize_t d_at[LONGEST_PIECE]
@@ -261,7 +265,7 @@ cdef void add_products(
     cdef Py_ssize_t vectors = (t.lanes + width - 1) // width
     cdef Py_ssize_t blocks = (z.filters + z.rows - 1) // z.rows
     cdef Py_ssize_t depth = z.channels * max(z.merged, <Py_ssize_t> 1)
-    cdef Py_ssize_t axis, sample, first, left, length, segments, b, f, rows, k, step, d_step
+    cdef Py_ssize_t axis, sample, first, left, length, segments, b, f, rows, i, k, step, d_step
     cdef const floating *source
     cdef floating *to
     images.rank = 0
@@ -273,7 +277,7 @@ cdef void add_products(
         add_axes(&images, &gradients, count[axis], step, strides[2 + axis])
     step = images.step[images.rank - 1] * pitch
     d_step = gradients.step[gradients.rank - 1]
-    length = piece_length(&lines, z.piece)
+    length = piece_length(&lines, z.piece) if z.by_lines else z.piece
     for sample in range(samples):
         images.at = sample * z.cells
         gradients.at = sample * strides[0]
@@ -313,6 +317,10 @@ cdef void add_products(
                         d_step, cells + kernel[k] * pitch, NULL, segments, x_at, runs, step, to,
                         z.columns, NULL, to, z.columns)
                     to += rows * z.columns
+                if db != NULL:
+                    for i in range(rows):
+                        db[f + i] += sum_filter(
+                            source + i * strides[1], segments, d_at, runs, d_step)
             first += length
 
 
@@ -320,9 +328,11 @@ cdef void gradient_unit(
     const GradientSizes *z, Py_ssize_t unit, Py_ssize_t first_block, Py_ssize_t end_block,
     const floating *x, const floating *x_end, const Py_ssize_t *x_strides, const floating *dout,
     const floating *dout_end, const Py_ssize_t *dout_strides, floating *dw, const floating *dw_end,
-    floating *space,
+    floating *db, floating *space,
 ) noexcept nogil:
     """dw of some filters and lanes of one group += the sums over some blocks of positions.
+
+    With their first lanes and kernel index, db += the sums of dout, if there is a db.
 
     Of each block::
 
@@ -367,6 +377,8 @@ cdef void gradient_unit(
     x += unit * z.channels * x_strides[1]
     dout += unit * z.filters * dout_strides[1]
     dw += unit * z.filters * taps
+    if db != NULL:
+        db += unit * z.filters
     for step in range(first_block, end_block):
         sample = step // z.boxes * z.samples
         samples = min(z.samples, z.batch - sample)
@@ -410,7 +422,7 @@ cdef void gradient_unit(
                     add_products(
                         z, axes, kernel, count, &t, samples, positions, space, pitch, gradient,
                         dout_strides, packed + (b - f_begin) * samples * positions * z.columns,
-                        sums)
+                        sums, NULL)
                     exchange_filters(z, &t, sums, dw, dw_end, True)
                     t.index = t.end_index
             continue
@@ -426,7 +438,8 @@ cdef void gradient_unit(
                 exchange_tiles(z, &t, sums, dw, dw_end, False)
                 add_products(
                     z, axes, kernel, count, &t, samples, positions, cells, pitch, gradient,
-                    dout_strides, packed - first_filter * samples * positions, sums)
+                    dout_strides, packed - first_filter * samples * positions, sums,
+                    db if t.lane == 0 and t.index == 0 else NULL)
                 exchange_tiles(z, &t, sums, dw, dw_end, True)
                 t.index = t.end_index % z.kernel
                 if t.index == 0:

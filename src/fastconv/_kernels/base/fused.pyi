@@ -13,6 +13,8 @@ TAPS: int
 LANE_VECTORS: int
 BAND: int
 SUM_UNIT: int
+PIECE: int
+PIECE_STEP: int
 ALIGNED: int
 
 def lanes(itemsize: int) -> int: ...
@@ -53,6 +55,7 @@ def weight_gradient(
     x: _Array,
     dout: _Array,
     dw: _Array,
+    db: _Array | None,
     space: _Array,
     first_block: int,
     end_block: int,
@@ -60,5 +63,11 @@ def weight_gradient(
     end: int,
 ) -> None: ...
 def bias_gradient(
-    dout: _Array, db: _Array, first_sample: int, end_sample: int, begin: int, end: int
+    dout: _Array,
+    db: _Array,
+    piece: int,
+    first_sample: int,
+    end_sample: int,
+    begin: int,
+    end: int,
 ) -> None: ...
