@@ -394,7 +394,7 @@ cdef inline void dot(
 
 
 cdef inline Py_ssize_t tap_blocks_of(Py_ssize_t channels, Py_ssize_t kernel) noexcept nogil:
-    """Blocks of taps, of about FASTCONV_PANEL_TAPS; one if the kernel has one index and they fit."""
+    """Blocks of taps, of about FASTCONV_PANEL_TAPS; one where they fit and the kernel is 1x1."""
     if kernel == 1 and channels <= FASTCONV_TAPS:
         return 1
     return max(
@@ -842,13 +842,13 @@ cdef void sum_filters(
     cdef floating lanes[SUM_LANES * SUM_ROW]
     cdef Py_ssize_t position = 0
     cdef Py_ssize_t half = SUM_LANES * SUM_ROW // 2
-    cdef Py_ssize_t segment, i, f
+    cdef Py_ssize_t segment, i, f, _
     cdef floating *sums
     cdef const floating *source
     zero(&lanes[0], SUM_LANES * SUM_ROW)
     for segment in range(segments):
         source = dout + at[segment]
-        for i in range(lengths[segment]):
+        for _ in range(lengths[segment]):
             sums = &lanes[0] + position % SUM_LANES * SUM_ROW
             for f in range(filters):
                 sums[f] += source[f]
