@@ -62,6 +62,7 @@ cdef enum:
     MAX_TILES = 256    # of a unit
     MAX_LANES = 16
     AHEAD = 2          # channels, or rows of one, that are brought to the cache beforehand
+    LINE = 64          # bytes of a line of cache
 
 # What `_engines/winograd.py` writes down as a row of integers, in this order.
 cdef struct Sizes:
@@ -115,6 +116,18 @@ cdef struct Run:
     Py_ssize_t length
     Py_ssize_t at             # the first one's place in the unit
     Py_ssize_t cells          # of a row of the result
+
+# Cells of the result that are to be brought to the cache, and how far this has got.
+cdef struct Ahead:
+    const Run *runs
+    Py_ssize_t count
+    Py_ssize_t filter
+    Py_ssize_t end_filter
+    Py_ssize_t run
+    Py_ssize_t row
+    Py_ssize_t at             # from the first cell of the result to the next one,
+    Py_ssize_t end            # and to the end of its row in its run
+    Py_ssize_t lines          # of cache, at a time
 
 
 cdef inline void clear(floating *to, Py_ssize_t n) noexcept nogil:
@@ -499,13 +512,73 @@ cdef floating transform_weights(
 
 # --- products -----------------------------------------------------------------------------------
 
+cdef inline Py_ssize_t end_row_of(const Sizes *z, const Run *run) noexcept nogil:
+    return min((run.row + 1) * z.row_m, z.height)
+
+
+cdef inline void look_at(const Sizes *z, Ahead *ahead, const Py_ssize_t *strides) noexcept nogil:
+    cdef const Run *run = ahead.runs + ahead.run
+    ahead.at = (
+        run.sample * strides[0] + ahead.filter * strides[1] + ahead.row * strides[2]
+        + run.column * z.column_m)
+    ahead.end = ahead.at + run.cells
+
+
+cdef void look_ahead(
+    const Sizes *z, const Run *runs, Py_ssize_t count, Py_ssize_t block, Py_ssize_t end_block,
+    Py_ssize_t times, const floating *out, const Py_ssize_t *strides, Ahead *ahead,
+) noexcept nogil:
+    """Begin with what some blocks of filters write, in so many `times`."""
+    cdef Py_ssize_t size = sizeof(floating)
+    cdef Py_ssize_t lines = 0
+    cdef Py_ssize_t r
+    for r in range(count):
+        lines += (end_row_of(z, runs + r) - runs[r].row * z.row_m) * (
+            runs[r].cells * size // LINE + 1)
+    ahead.runs = runs
+    ahead.count = count
+    ahead.filter = block_begin(z.filters, z.blocks, block)
+    ahead.end_filter = block_begin(z.filters, z.blocks, end_block)
+    ahead.run = 0
+    ahead.row = runs[0].row * z.row_m
+    ahead.lines = (lines * (ahead.end_filter - ahead.filter) + times - 1) // times
+    look_at(z, ahead, strides)
+
+
+cdef inline void fetch_ahead(
+    const Sizes *z, Ahead *ahead, const floating *out, const Py_ssize_t *strides
+) noexcept nogil:
+    """Have some lines of cache brought, fewer than the processor waits for."""
+    cdef Py_ssize_t step = LINE // sizeof(floating)
+    cdef Py_ssize_t lines = ahead.lines
+    cdef Py_ssize_t at = ahead.at
+    while lines > 0 and ahead.filter < ahead.end_filter:
+        while lines > 0 and at < ahead.end:
+            fetch(out + at, 1, True)
+            at += step
+            lines -= 1
+        if at >= ahead.end:
+            ahead.row += 1
+            if ahead.row == end_row_of(z, ahead.runs + ahead.run):
+                ahead.run += 1
+                if ahead.run == ahead.count:
+                    ahead.run = 0
+                    ahead.filter += 1
+                ahead.row = ahead.runs[ahead.run].row * z.row_m
+            look_at(z, ahead, strides)
+            at = ahead.at
+    ahead.at = at
+
+
 cdef void multiply(
     const Sizes *z, Py_ssize_t channels, Py_ssize_t block, Py_ssize_t end_block, Py_ssize_t tiles,
     const floating *weights, const floating *inputs, floating *sums, Py_ssize_t blocks, bint add,
+    Ahead *ahead, const floating *out, const Py_ssize_t *strides,
 ) noexcept nogil:
     """sums[panel][block][point][filter][tile] = U . V over the channels, or += that.
 
-    `sums` begin with `block`; there are `blocks` of a panel.
+    `sums` begin with `block`; there are `blocks` of a panel. What is to be written next of `out` is
+    brought to the cache meanwhile: all at once it would have to be waited for.
     """
     cdef Py_ssize_t width = lanes_of(inputs)
     cdef Py_ssize_t points = points_of(z)
@@ -533,18 +606,8 @@ cdef void multiply(
                     tile_f64(
                         rows, vectors, u, NULL, 0, 0, v, NULL, 1, &zero, &channels, z.panel,
                         to if add else NULL, z.panel, NULL, to, z.panel)
+                fetch_ahead(z, ahead, out, strides)
                 f += rows
-
-
-cdef inline void fetch_run(
-    const Sizes *z, const Run *run, const floating *out, const Py_ssize_t *strides
-) noexcept nogil:
-    """Have the cells that `store_run` writes brought to the cache."""
-    cdef Py_ssize_t y
-    for y in range(run.row * z.row_m, min((run.row + 1) * z.row_m, z.height)):
-        fetch(
-            out + run.sample * strides[0] + y * strides[2] + run.column * z.column_m, run.cells,
-            True)
 
 
 cdef void store_run(
@@ -556,7 +619,7 @@ cdef void store_run(
     cdef const floating *source
     cdef floating *to
     out += run.sample * strides[0] + run.column * z.column_m * strides[3]
-    for y in range(run.row * z.row_m, min((run.row + 1) * z.row_m, z.height)):
+    for y in range(run.row * z.row_m, end_row_of(z, run)):
         source = results + (y - run.row * z.row_m) * line + run.at * z.column_m
         to = out + y * strides[2]
         if strides[3] == 1:
@@ -595,9 +658,6 @@ cdef void store_results(
         while block < end:
             end_f = block_begin(z.filters, z.blocks, block + 1)
             for i in range(end_f - f):
-                if strides[3] == 1:
-                    for r in range(count):
-                        fetch_run(z, runs + r, out + f * strides[1], strides)
                 added = 0 if bias == NULL else bias[f]
                 for panel in range(panels):
                     tile = panel * z.panel
@@ -645,7 +705,8 @@ cdef void convolve_unit(
     cdef floating *at
     cdef const floating *u
     cdef Py_ssize_t part, group, begin, end, count, depth, channel, channels, turn, first_turn
-    cdef Py_ssize_t end_turn, block, end_block, blocks, i, spans_count
+    cdef Py_ssize_t end_turn, block, end_block, blocks, i, spans_count, panels
+    cdef Ahead ahead = [NULL, 0, 0, 0, 0, 0, 0, 0, 0]
     begin = unit % z.units * z.tiles
     end = min(begin + z.tiles, total)
     part = unit // z.units % z.parts
@@ -658,6 +719,7 @@ cdef void convolve_unit(
     out += group * z.filters * out_strides[1]
     if bias != NULL:
         bias += group * z.filters
+    panels = (end - begin + z.panel - 1) // z.panel
     first_turn = block_begin(z.turns, z.parts, part)
     end_turn = block_begin(z.turns, z.parts, part + 1)
     blocks = z.together
@@ -687,8 +749,13 @@ cdef void convolve_unit(
             at = sums
             if z.depths > 1:
                 at += (turn - first_turn) * z.together * points * z.sums_step
+            if depth + 1 == z.depths and out_strides[3] == 1:
+                look_ahead(
+                    z, spans, spans_count, block, end_block, points * panels * (end_block - block),
+                    out, out_strides, &ahead)
             multiply(
-                z, channels, block, end_block, end - begin, u, inputs, at, blocks, depth > 0)
+                z, channels, block, end_block, end - begin, u, inputs, at, blocks, depth > 0,
+                &ahead, out, out_strides)
             if depth + 1 == z.depths:
                 store_results(
                     z, spans, spans_count, end - begin, block, end_block, at, blocks, bias, space,
