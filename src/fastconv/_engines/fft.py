@@ -3,13 +3,13 @@
 Results are computed in tiles (`overlap.py`). dx is the same with the weights turned by half a turn
 and padding ``extent - 1 - pad``.
 
-Everything between arguments and results is float64: float32 transforms take 0.6 of the time, but
-their errors are relative to the largest numbers of a tile and grow with its size, where those of
-float64 vanish when results are rounded to float32.
+Everything is computed in the type of the result. An error is at most ``log2(cells) * u * |x| |w|``,
+with the norms of a tile of x and of the kernels (and the roundoff u): on numbers of like size less
+than that of as many direct sums, but beside a bright part of an image a dark one takes its error.
 
-Samples that have numbers which are not finite, or would
-not remain so on the way, are computed again by the engine `fused`; all of them where SciPy finds no
-memory when a part of the result is written.
+Samples that have numbers which are not finite, or would not remain so on the way, are computed
+again by the engine `fused`; all of them where SciPy finds no memory when a part of the result is
+written.
 """
 
 import functools
@@ -73,9 +73,9 @@ def unprofitable_reason(geometry: Geometry, dtype: np.dtype[Any], keeps: bool) -
     if direct < LEAST_TIME:
         return f"it pays from {LEAST_TIME * rate:.0f} multiply-adds a sample on, got {work}"
     overlap = _overlap()
-    time = overlap.least_time(geometry)
+    time = overlap.least_time(geometry, dtype)
     if time < direct:  # SciPy is imported only then
-        plan = overlap.plan_of(overlap.Layer.forward(geometry))
+        plan = overlap.plan_of(overlap.Layer.forward(geometry, dtype))
         if plan.weight_bytes > WEIGHT_BYTES:
             limit = f"at most {WEIGHT_BYTES} bytes"
             return f"transformed weights may have {limit}, got {plan.weight_bytes}"
@@ -91,7 +91,8 @@ def workspace(
     """Bytes that `forward` allocates."""
     alone = fused.workspace(geometry._replace(batch=1), x[:1], out[:1], 1)
     overlap = _overlap()
-    own: int = overlap.workspace(overlap.Layer.forward(geometry), geometry.batch, workers)
+    layer = overlap.Layer.forward(geometry, out.dtype)
+    own: int = overlap.workspace(layer, geometry.batch, workers)
     return alone + own
 
 
@@ -115,15 +116,16 @@ def forward(
         return
     images, weights, bias = as_native_call(x, w, b, out.dtype)
     overlap = _overlap()
-    layer = overlap.Layer.forward(geometry)
+    layer = overlap.Layer.forward(geometry, out.dtype)
     again = fused.by_samples(  # allocates before anything is written
         geometry, fused.forward, fused.forward_room, images, weights, bias, out
     )
-    packed = None if kept is None else kept.get((NAME,))
+    key = NAME, out.dtype
+    packed = None if kept is None else kept.get(key)
     if packed is None or packed.cells != overlap.plan_of(layer).cells:
         packed = overlap.pack(layer, _in_groups(geometry, weights), workers)
         if kept is not None:
-            kept[NAME,] = packed
+            kept[key] = packed
     if not math.isfinite(packed.peak):
         fused.forward(geometry, images, weights, bias, out, workers, kept)
         return
@@ -145,7 +147,7 @@ def backward_x(
         geometry, fused.backward_x, fused.backward_x_room, images, weights, bias, dx
     )
     overlap = _overlap()
-    layer = overlap.Layer.backward(geometry)
+    layer = overlap.Layer.backward(geometry, dx.dtype)
     backwards: tuple[Any, ...] = (..., *(slice(None, None, -1),) * geometry.rank)
     turned = _in_groups(geometry, weights).swapaxes(1, 2)[backwards]
     packed = overlap.pack(layer, turned, workers)

@@ -29,18 +29,35 @@ from fastconv._memory import allocate
 from fastconv._validation import Array
 from fastconv._workers import as_workers, spread
 
-REAL, COMPLEX = np.dtype(np.float64), np.dtype(np.complex128)
-# Nanoseconds that a cell of a tile takes, on one core of a Sapphire Rapids class Xeon: to be
-# gathered and transformed; to be transformed back and put in its place; to be multiplied and added
-# up, for one channel and filter.
-GATHER, SCATTER, PRODUCT = 7.5, 8.5, 0.9
+# Of the magnitudes that are noted.
+PEAK = np.dtype(np.float64)
+
+
+class Costs(NamedTuple):
+    """Nanoseconds that a cell of a tile takes, on one core of a Sapphire Rapids class Xeon.
+
+    Attributes
+    ----------
+    gather, scatter : float
+        To be gathered and transformed; to be transformed back and put in its place.
+    product : float
+        To be multiplied and added up, for one channel and filter.
+    """
+
+    gather: float
+    scatter: float
+    product: float
+
+
+# By the size of a number in bytes.
+COSTS = {4: Costs(3.5, 3.9, 0.4), 8: Costs(5.8, 6.5, 0.7)}
 # Nanoseconds that calls from Python add: of SciPy, to copy cells of a tile, to multiply and add.
-TRANSFORM_CALL, COPY_CALL, PRODUCT_CALL = 20_000, 8_000, 2_500
+TRANSFORM_CALL, COPY_CALL, PRODUCT_CALL = 9_000, 3_500, 1_000
 # Cells of a tile that second-level cache keeps; n times as many take n**FAR times as long each.
-NEAR_CELLS, FAR = 2**15, 0.25
-# A line alone takes so many times as long as several, which share vectors; so does, roughly, a
-# third axis.
-ALONE, DEEP = 1.5, 1.35
+NEAR_CELLS, FAR = 2**15, 0.1
+# SciPy's vectors: lines that are too few to fill one take so many times as long. A third axis, too,
+# takes longer, roughly.
+VECTOR_BYTES, ALONE, DEEP = 16, 1.5, 1.35
 # The most cells of a tile, if each axis then has twice its kernel's extent; cells that are
 # transformed by one call, or one larger tile; and bytes of the sums that a unit adds up.
 MOST_CELLS = 160_000
@@ -72,12 +89,15 @@ class Layer(NamedTuple):
 
     Attributes
     ----------
+    dtype : dtype
+        Of images, weights, results and all between them: float32 or float64.
     x_shape, shape : tuple of int
         Sizes of the images and of the results.
     before : tuple of int
         Zeros before each axis; less than 0 where cells are left out.
     """
 
+    dtype: np.dtype[Any]
     groups: int
     channels: int
     filters: int
@@ -88,24 +108,31 @@ class Layer(NamedTuple):
     dilation: tuple[int, ...]
 
     @classmethod
-    def forward(cls, g: Geometry) -> "Layer":
+    def forward(cls, g: Geometry, dtype: np.dtype[Any]) -> "Layer":
         """The convolution itself."""
         before = tuple(pad for pad, _ in g.pad)
-        sizes = g.channels // g.group, g.filters // g.group
-        return cls(g.group, *sizes, g.in_shape, g.out_shape, before, g.kernel_size, g.dilation)
+        counts = g.group, g.channels // g.group, g.filters // g.group
+        shapes = g.in_shape, g.out_shape, before, g.kernel_size, g.dilation
+        return cls(dtype, *counts, *shapes)
 
     @classmethod
-    def backward(cls, g: Geometry) -> "Layer":
+    def backward(cls, g: Geometry, dtype: np.dtype[Any]) -> "Layer":
         """The gradient of its images, from that of its results."""
         sizes = zip(g.dilation, g.kernel_size, g.pad, strict=True)
         before = tuple(d * (k - 1) - pad for d, k, (pad, _) in sizes)
-        counts = g.filters // g.group, g.channels // g.group
-        return cls(g.group, *counts, g.out_shape, g.in_shape, before, g.kernel_size, g.dilation)
+        counts = g.group, g.filters // g.group, g.channels // g.group
+        shapes = g.out_shape, g.in_shape, before, g.kernel_size, g.dilation
+        return cls(dtype, *counts, *shapes)
 
     @property
     def extent(self) -> tuple[int, ...]:
         """Cells that a kernel covers, along each axis."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+
+    @property
+    def costs(self) -> Costs:
+        """Those of such numbers."""
+        return COSTS[self.dtype.itemsize]
 
 
 class Tile(NamedTuple):
@@ -142,6 +169,8 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
+    dtype : dtype
+        That of the layer.
     cells, step : tuple of int
         Along each axis, the length of transforms, and results of a tile.
     extent, tiles : tuple of int
@@ -158,6 +187,7 @@ class Plan(NamedTuple):
         Nanoseconds, estimated: of a unit, of transforming the weights, of that and one sample.
     """
 
+    dtype: np.dtype[Any]
     cells: tuple[int, ...]
     step: tuple[int, ...]
     extent: tuple[int, ...]
@@ -177,9 +207,9 @@ class Plan(NamedTuple):
         tiles = tuple(-(-size // each) for size, each in zip(layer.shape, step, strict=True))
         count, tile_count = math.prod(cells), math.prod(tiles)
         spectrum = (*cells[:-1], cells[-1] // 2 + 1)
-        channels, pairs = layer.channels, layer.channels * layer.filters
+        channels, pairs, costs = layer.channels, layer.channels * layer.filters, layer.costs
 
-        blocks = -(-layer.filters // max(1, SUM_BYTES // (count * REAL.itemsize)))
+        blocks = -(-layer.filters // max(1, SUM_BYTES // (count * layer.dtype.itemsize)))
         filters = -(-layer.filters // blocks)
         together = max(1, UNIT_CELLS // (count * filters))
         groups = min(layer.groups, together)
@@ -187,15 +217,19 @@ class Plan(NamedTuple):
         units = blocks, -(-layer.groups // groups), -(-tile_count // some)
 
         scale = count * max(1, count / NEAR_CELLS) ** FAR * DEEP ** max(0, len(cells) - 2)
-        if groups * some * filters * count == cells[-1]:
+        lines = groups * some * filters * count // cells[-1]
+        if lines < VECTOR_BYTES // layer.dtype.itemsize:
             scale *= ALONE
         calls = (channels + 1) * (TRANSFORM_CALL + some * COPY_CALL)
         calls += channels * filters * PRODUCT_CALL
-        work = channels * GATHER + filters * SCATTER + channels * filters * PRODUCT
+        work = channels * costs.gather + filters * (costs.scatter + channels * costs.product)
         unit_time = groups * some * scale * work + calls
-        work = blocks * channels * GATHER + layer.filters * SCATTER + pairs * PRODUCT
-        pack_time = layer.groups * pairs * (scale * GATHER + TRANSFORM_CALL / together)
+        work = (
+            blocks * channels * costs.gather + layer.filters * costs.scatter + pairs * costs.product
+        )
+        pack_time = layer.groups * pairs * (scale * costs.gather + TRANSFORM_CALL / together)
         return cls(
+            dtype=layer.dtype,
             cells=cells,
             step=step,
             extent=layer.extent,
@@ -210,9 +244,14 @@ class Plan(NamedTuple):
         )
 
     @property
+    def complex_dtype(self) -> np.dtype[Any]:
+        """That of spectra."""
+        return np.result_type(self.dtype, np.complex64)
+
+    @property
     def weight_bytes(self) -> int:
         """Those of the transformed weights."""
-        return math.prod(self.weights) * COMPLEX.itemsize
+        return math.prod(self.weights) * self.complex_dtype.itemsize
 
     def transform(self, tiles: Array) -> Array:
         """Transform tiles (..., *cells)."""
@@ -228,10 +267,11 @@ class Plan(NamedTuple):
         return range(-len(self.cells), 0)
 
 
-def least_time(g: Geometry) -> float:
+def least_time(g: Geometry, dtype: np.dtype[Any]) -> float:
     """Nanoseconds of a sample if no tile overlapped, without SciPy."""
-    pairs = g.channels * g.filters // g.group
-    return (g.channels * GATHER + g.filters * SCATTER + pairs * PRODUCT) * g.positions
+    costs, pairs = COSTS[dtype.itemsize], g.channels * g.filters // g.group
+    work = g.channels * costs.gather + g.filters * costs.scatter + pairs * costs.product
+    return work * g.positions
 
 
 @functools.lru_cache(PLANS)
@@ -276,16 +316,14 @@ def _inside(x_size: int, start: int, length: int) -> tuple[int, int]:
     return begin, max(begin, min(x_size - start, length))
 
 
-def limits_of(layer: Layer, cells: int, dtype: np.dtype[Any]) -> Limits:
+def limits_of(layer: Layer, cells: int) -> Limits:
     """Which magnitudes of images and weights transforms will do for.
 
     Numbers grow at most by the number of cells in a transform, there and back, and by the number of
-    terms in a sum. Results must not be larger than their type, nor may direct sums be on the way.
+    terms in a sum.
     """
     terms = layer.channels * math.prod(layer.kernel_size)
-    limits = Limits.of(REAL, cells, cells**2 * terms)
-    largest = float(np.finfo(dtype).max) / (2 * terms)
-    return limits._replace(product_high=min(limits.product_high, largest))
+    return Limits.of(layer.dtype, cells, cells**2 * terms)
 
 
 # --- the parts --------------------------------------------------------------------------------
@@ -340,12 +378,12 @@ def pack(layer: Layer, w: Array, workers: int | None) -> Packed:
     plan = plan_of(layer)
     peak = float(_peak(w))
     if not math.isfinite(peak):
-        return Packed(plan.cells, allocate("no weights", (0,), COMPLEX), peak)
+        return Packed(plan.cells, allocate("no weights", (0,), plan.complex_dtype), peak)
     kernels = w.reshape(-1, *layer.kernel_size)
     together, units, threads = _packing(layer, plan, workers)
-    packed = allocate("the transformed weights", plan.weights, COMPLEX)
+    packed = allocate("the transformed weights", plan.weights, plan.complex_dtype)
     shape = together, *plan.cells
-    rooms = [allocate("kernels", shape, REAL, zero=True) for _ in range(threads)]
+    rooms = [allocate("kernels", shape, plan.dtype, zero=True) for _ in range(threads)]
     taps = tuple(map(slice, [0] * len(plan.cells), plan.extent, layer.dilation))
     spectra = packed.reshape(-1, *plan.spectrum)
 
@@ -374,7 +412,7 @@ def convolve(
     grid = batch, *plan.units
     units = math.prod(grid)
     threads = _threads(units * plan.unit_time, units, workers)
-    peaks = allocate("magnitudes", (threads, batch), REAL, zero=True)
+    peaks = allocate("magnitudes", (threads, batch), PEAK, zero=True)
     spaces = [(Space.of(plan), found) for found in peaks]
     grouped = [
         array.reshape(batch, layer.groups, array.shape[1] // layer.groups, *array.shape[2:])
@@ -400,7 +438,7 @@ def convolve(
         spread(step, spaces, units, chunk_of(units, threads, int(STEP_TIME / plan.unit_time)))
     except MemoryError:  # SciPy's own, when part of the result is written
         return range(batch)
-    limits = limits_of(layer, math.prod(plan.cells), out.dtype)
+    limits = limits_of(layer, math.prod(plan.cells))
     found, *others = peaks
     for other in others:
         np.maximum(found, other, out=found)
@@ -411,18 +449,19 @@ def workspace(layer: Layer, batch: int, workers: int | None) -> int:
     """Bytes that `pack` and `convolve` allocate, SciPy's temporaries among them."""
     plan = plan_of(layer)
     filters, groups, tiles = plan.parts
-    cells = math.prod(plan.cells) * REAL.itemsize
-    spectrum = math.prod(plan.spectrum) * COMPLEX.itemsize
+    cells = math.prod(plan.cells) * plan.dtype.itemsize
+    spectrum = math.prod(plan.spectrum) * plan.complex_dtype.itemsize
     packing = _packing(layer, plan, workers)
     packing_bytes = packing.threads * packing.together * (cells + 2 * spectrum)
     if min(layer.channels, layer.filters) > 1:  # w with its channels first
-        packing_bytes += math.prod(plan.weights[:3]) * math.prod(layer.kernel_size) * REAL.itemsize
+        taps = math.prod(plan.weights[:3]) * math.prod(layer.kernel_size)
+        packing_bytes += taps * plan.dtype.itemsize
     # cells of tiles, a product, sums; then the spectra of two turns, or SciPy's copy and results
     more = max(2 * spectrum, filters * (spectrum + cells))
     unit = tiles * groups * (cells + spectrum + filters * spectrum + more)
     units = batch * math.prod(plan.units)
     threads = _threads(units * plan.unit_time, units, workers)
-    return plan.weight_bytes + max(packing_bytes, threads * (unit + batch * REAL.itemsize))
+    return plan.weight_bytes + max(packing_bytes, threads * (unit + batch * PEAK.itemsize))
 
 
 def _part(part: int, size: int, end: int) -> slice:
@@ -449,9 +488,9 @@ class Space(NamedTuple):
     def of(cls, plan: Plan) -> "Space":
         """Allocate what a plan needs."""
         filters, groups, tiles = plan.parts
-        room = allocate("tiles", (tiles, groups, *plan.cells), REAL)
-        sums = allocate("sums", (filters, tiles, groups, *plan.spectrum), COMPLEX)
-        return cls(room, sums, allocate("products", sums.shape[1:], COMPLEX))
+        room = allocate("tiles", (tiles, groups, *plan.cells), plan.dtype)
+        sums = allocate("sums", (filters, tiles, groups, *plan.spectrum), plan.complex_dtype)
+        return cls(room, sums, allocate("products", sums.shape[1:], plan.complex_dtype))
 
     def add_up(self, plan: Plan, tiles: list[Tile], images: Array, packed: Array) -> Any:
         """Transform tiles of images (groups, C, *S), multiply; return the largest magnitude."""
